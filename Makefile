@@ -1,0 +1,40 @@
+# Each target is one plain command, or a few, that you could type yourself.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= outputs/quickstart
+
+# No test and no quickstart step talks to the network.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+
+.PHONY: setup quickstart test test-long style quality clean
+
+setup: .venv/.installed
+
+# torch first and alone: without the pin, pip would choose a build with several GB of CUDA packages.
+.venv/.installed: constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; found " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+quickstart: setup
+	@$(OFFLINE) sh training/quickstart.sh $(BIN) $(OUT)
+
+test: setup
+	$(OFFLINE) $(BIN)/python -m pytest -m "not long and not gpu"
+
+test-long: setup
+	$(OFFLINE) $(BIN)/python -m pytest -m "long and not gpu"
+
+style: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf outputs build dist *.egg-info
