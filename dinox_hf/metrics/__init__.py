@@ -1,0 +1,1 @@
+"""Numbers from arrays: pure functions that know no model, no data set and no modality."""
