@@ -1,10 +1,10 @@
-"""Entropy of the teacher's prototype assignments: per image, and of their average."""
+"""Entropy of prototype assignments: of one image, and of their average over images."""
 
-import torch
-from torch import Tensor
+import numpy as np
+from scipy.special import entr
 
 
-def entropy(probabilities: Tensor) -> Tensor:
+def entropy(probabilities: np.ndarray) -> np.ndarray:
     """How undecided a distribution is: 0 for one certain outcome, log K for K equal ones.
 
     Shannon, in nats: -sum p log p over the last dimension, with 0 log 0 = 0.
@@ -13,18 +13,18 @@ def entropy(probabilities: Tensor) -> Tensor:
         probabilities: (..., K) non-negative, summing to 1 over the last dimension.
 
     Returns:
-        (...) float32.
+        (...) float64.
     """
-    return torch.special.entr(torch.as_tensor(probabilities).float()).sum(dim=-1)
+    return entr(np.asarray(probabilities, dtype=np.float64)).sum(axis=-1)
 
 
-def marginal_entropy(probabilities: Tensor) -> Tensor:
-    """How evenly a batch uses the prototypes: log K if all equally, 0 if every image falls on one.
+def marginal_entropy(probabilities: np.ndarray) -> float:
+    """How evenly a set of images uses the prototypes: log K if all equally, 0 if every image falls on one.
 
     Args:
         probabilities: (M, K) one distribution an image.
 
     Returns:
-        () float32, in nats.
+        In nats.
     """
-    return entropy(torch.as_tensor(probabilities).float().mean(dim=0))
+    return float(entropy(np.mean(probabilities, axis=0)))
