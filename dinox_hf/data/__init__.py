@@ -1,0 +1,1 @@
+"""From scanner files to training examples: readers, collections, built sets, crops, masks and the loader."""

@@ -1,0 +1,1 @@
+"""Self-distillation on unlabelled slices: what a run is, does and writes."""
