@@ -1,0 +1,1 @@
+"""What a collection looks like on disk and what its labels mean: one file per collection."""
