@@ -1,0 +1,1 @@
+"""What a frozen backbone is worth: probes, collapse, localisation – each beside its controls."""
