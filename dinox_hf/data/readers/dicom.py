@@ -187,8 +187,9 @@ def _find_uneven_stack(
     along = positions[-1] - positions[0]
     shear = np.linalg.norm(along - (along @ normal) * normal) / (along @ normal)
     if shear > MAX_SHEAR:
+        tilt_degrees = np.degrees(np.arctan(shear))
         return (
-            f"should be stacked along its slice normal; found a gantry tilt of {np.degrees(np.arctan(shear)):.1f} degrees",
+            f"should be stacked along its slice normal; found a gantry tilt of {tilt_degrees:.1f} degrees",
             "Resample it to an untilted grid first, or leave it out: stacked as it is, the anatomy would be sheared.",
         )
     # Positions are often rounded to 0.1 mm, so 0.625 mm slices show gaps of 0.6 and 0.7.
@@ -199,7 +200,7 @@ def _find_uneven_stack(
     return (
         f"should have evenly spaced slices; found gaps from {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm "
         f"between {len(headers)} slices",
-        f"A slice is probably missing; download the series again, or pass max_gap_mm={gaps_mm.max():.2f} to accept it.",
+        f"A slice is probably missing; re-download the series, or pass max_gap_mm={gaps_mm.max():.2f} to accept it.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Pixels of one DICOM slice as Hounsfield units: stored numbers, decoded where compressed, then slope and intercept."""
+"""Pixels of one DICOM slice in Hounsfield units: stored numbers, decoded where compressed, then rescaled."""
 
 import tempfile
 from pathlib import Path
