@@ -1,14 +1,14 @@
 """Synthetic chest CT with nodules: what a run needs when there is no patient data at hand.
 
-A phantom patient is anatomy (`phantom_anatomy`), lung vessels (`phantom_vessels`) and nodules (`phantom_nodules`), seen
-by a scanner (`phantom_scanner`), outlined and rated by four readers (`phantom_readers`), and written as a DICOM series
-with LIDC XML (`phantom_dicom`). Every draw comes from (seed, patient), so workers and order change nothing.
+A phantom patient is anatomy (`phantom_anatomy`), lung vessels (`phantom_vessels`) and nodules (`phantom_nodules`),
+seen by a scanner (`phantom_scanner`). `phantom_set` lets four readers look at it (`phantom_readers`) and writes it as
+a DICOM series with LIDC XML (`phantom_dicom`). Every draw comes from (seed, patient), never from a worker's state.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from dinox_hf.data.sources.phantom_anatomy import Anatomy, draw_anatomy, frame_of, lung_distance, thorax_slice
 from dinox_hf.data.sources.phantom_nodules import Nodule, NoduleImage, draw_nodule, draw_pair, paint_nodule
@@ -91,13 +91,18 @@ def paint_chest(rng: np.random.Generator, anatomy: Anatomy, grid: Grid, lungs: L
 
 def parenchyma(rng: np.random.Generator, grid: Grid) -> np.ndarray:
     """(Z, Y, X) float32 HU: fine lobular texture of the lung on slow regional changes of aeration."""
-    coarse_shape = [max(2, round(n * spacing / 12)) for n, spacing in zip(grid.shape, grid.spacing_mm, strict=True)]
-    coarse = rng.standard_normal(coarse_shape, dtype=np.float32)
-    slow = zoom(coarse, np.divide(grid.shape, coarse_shape), order=1, grid_mode=True, mode="nearest")
-    fine = gaussian_filter(
-        rng.standard_normal(grid.shape, dtype=np.float32), [1.1 / s for s in grid.spacing_mm], truncate=2
-    )
-    return 18 * slow + 22 * fine / fine.std()
+    fine = rng.standard_normal(grid.shape, dtype=np.float32)
+    fine = gaussian_filter(fine, (0, *(1.1 / spacing for spacing in grid.spacing_mm[1:])), truncate=2)
+    num_waves = 6
+    waves = []
+    for dimension in range(3):
+        per_mm = 2 * np.pi / rng.uniform(35, 110, (num_waves, 1))
+        waves.append(
+            np.cos(per_mm * grid.axis(dimension) + rng.uniform(0, 2 * np.pi, (num_waves, 1))).astype(np.float32)
+        )
+    slow = np.einsum("nz,ny,nx->zyx", *waves, optimize=True)
+    fine *= 22 / fine.std()
+    return fine + 14 * slow
 
 
 def grow_vessels(rng: np.random.Generator, anatomy: Anatomy, lungs: LungMap) -> np.ndarray:

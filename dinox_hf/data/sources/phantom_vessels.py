@@ -54,7 +54,10 @@ def vessel_coverage(grid: Grid, branches: np.ndarray) -> np.ndarray:
     """(Z, Y, X) float32 share of vessel in each voxel; a vessel thinner than a voxel fills only part of it."""
     coverage = np.zeros(grid.shape, np.float32)
     edge = grid.spacing_mm[2]
-    for branch in branches:
+    reach = branches[:, 6:].max(axis=1) + edge
+    low, high = grid.axis(0)[[0, -1]]
+    is_scanned = (branches[:, [0, 3]].max(axis=1) > low - reach) & (branches[:, [0, 3]].min(axis=1) < high + reach)
+    for branch in branches[is_scanned]:
         start, end, radius = branch[:3], branch[3:6], branch[6:8]
         margin = radius.max() + edge
         box = grid.box(np.minimum(start, end) - margin, np.maximum(start, end) + margin)
