@@ -1,0 +1,157 @@
+"""Hounsfield units to pixel_values: resample, then window, then normalise – the same in training and inference.
+
+Reading DICOM is not done here: `dinox_hf.read_series` gives the slices.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.processing_utils import ImagesKwargs
+
+AIR_HU = -1024
+CHANNELS = ("windows", "neighbours")
+# PIL modes that can hold Hounsfield units; all others are photographs of 8 bits.
+HU_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+INTERPOLATION = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
+
+
+def window_hu(voxels_hu: np.ndarray | Tensor, level: float, width: float) -> np.ndarray | Tensor:
+    """Show a range of Hounsfield units: level - width/2 becomes 0, level + width/2 becomes 1, the rest is clipped.
+
+    Args:
+        voxels_hu: any shape and number type, HU.
+        level: centre of the window, HU.
+        width: full span of the window, HU.
+
+    Returns:
+        float32 in [0, 1], a tensor for a tensor and an array for an array.
+    """
+    voxels_hu = voxels_hu.float() if isinstance(voxels_hu, Tensor) else np.asarray(voxels_hu, dtype=np.float32)
+    return ((voxels_hu - (level - width / 2)) / width).clip(0, 1)
+
+
+class Dinov3CTImageProcessorKwargs(ImagesKwargs, total=False):
+    """Arguments beyond those of every image processor."""
+
+    channels: str
+    hu_windows: list | tuple
+    padding_hu: int | None
+
+
+class Dinov3CTImageProcessor(PilBackend):
+    """Turns CT slices into the three channels a DINOv3 backbone expects.
+
+    Takes (H, W) slices in HU, (3, H, W) neighbouring slices z-1, z, z+1, or lists and batches of them, as numpy
+    arrays, tensors or PIL images of mode "I" and "F". Images of 8 bits (arrays of uint8, PIL "L" and "RGB") hold no
+    HU: they are scaled by 1/255 like photographs.
+
+    Departs from transformers' processors in the order of steps: HU are resampled before the window clips them, in
+    float, where `PilBackend` would round to 256 grey levels on the way.
+
+    Args:
+        channels: "windows" shows one slice through three windows; "neighbours" three slices through the first window.
+        hu_windows: three (level, width) pairs in HU: lung, mediastinum, bone.
+        padding_hu: the scanner's fill outside the field of view; such voxels become air before resampling.
+        size: height and width of the output in pixels.
+    """
+
+    valid_kwargs = Dinov3CTImageProcessorKwargs
+    model_input_names = ["pixel_values"]  # noqa: RUF012
+    do_resize = True
+    size = {"height": 224, "width": 224}  # noqa: RUF012
+    resample = PILImageResampling.BILINEAR
+    do_rescale = True
+    do_normalize = True
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    channels = "windows"
+    hu_windows = [[-600, 1500], [40, 400], [400, 1800]]  # noqa: RUF012
+    padding_hu = None
+
+    def _validate_preprocess_kwargs(self, channels: str, hu_windows: Any, size: Any, resample: int, **kwargs: Any):
+        """Check at every call what a configuration file or an argument may have got wrong."""
+        if channels not in CHANNELS:
+            raise ValueError(f"channels must be 'windows' or 'neighbours'; found {channels!r}. Correct the argument.")
+        if np.shape(hu_windows) != (3, 2) or min(width for _, width in hu_windows) <= 0:
+            raise ValueError(
+                f"hu_windows must be three (level, width) pairs with a width above 0 HU; found {hu_windows}. "
+                f"Width is the full span: (-600, 1500) shows -1350 to 150 HU."
+            )
+        if kwargs["do_resize"] and not (size.height and size.width):
+            raise ValueError(f"size must name a height and a width in pixels; found {dict(size)}. Name both.")
+        if kwargs["do_resize"] and resample not in INTERPOLATION:
+            raise ValueError(f"resample must be 2 (bilinear) or 3 (bicubic); found {resample}. Choose one of them.")
+
+    def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Return pixel_values, (B, 3, H, W) float32, or a list of (3, H, W) arrays without `return_tensors`."""
+        images = self.fetch_images(images)
+        if not isinstance(images, list | tuple):
+            images = list(images) if not isinstance(images, Image.Image) and images.ndim == 4 else [images]
+        pixel_values = [self._pixel_values(image, **kwargs) for image in images]
+        if kwargs["return_tensors"] is None:
+            return BatchFeature(data={"pixel_values": [pixels.numpy() for pixels in pixel_values]})
+        return BatchFeature(data={"pixel_values": torch.stack(pixel_values)}, tensor_type=kwargs["return_tensors"])
+
+    def _pixel_values(
+        self, image: Any, *, do_normalize: bool, image_mean: Any, image_std: Any, **kwargs: Any
+    ) -> Tensor:
+        """Return (3, H, W) from one image of any kind."""
+        image = _as_tensor(image)
+        # A Hounsfield unit never fits into 8 bits.
+        pixels = (
+            self._from_photograph(image, **kwargs) if image.dtype == torch.uint8 else self._from_hu(image, **kwargs)
+        )
+        if not do_normalize:
+            return pixels
+        return (pixels - pixels.new_tensor(image_mean)[:, None, None]) / pixels.new_tensor(image_std)[:, None, None]
+
+    def _from_hu(
+        self, slices_hu: Tensor, *, channels: str, hu_windows: Any, padding_hu: int | None, **kwargs: Any
+    ) -> Tensor:
+        slices_hu = slices_hu.float()[None] if slices_hu.ndim == 2 else slices_hu.float()
+        allowed = (1,) if channels == "windows" else (1, 3)
+        if slices_hu.ndim != 3 or len(slices_hu) not in allowed:
+            raise ValueError(
+                f"With channels={channels!r} an image is (H, W) HU{'' if channels == 'windows' else ' or (3, H, W)'}; "
+                f"found {tuple(slices_hu.shape)}. Three neighbouring slices want channels='neighbours'; colour images "
+                f"want uint8."
+            )
+        if padding_hu is not None:
+            slices_hu = slices_hu.masked_fill(slices_hu == padding_hu, AIR_HU)
+        slices_hu = self._resized(slices_hu, **kwargs)
+        if channels == "windows":
+            return torch.cat([window_hu(slices_hu, level, width) for level, width in hu_windows])
+        return window_hu(slices_hu, *hu_windows[0]).expand(3, -1, -1)
+
+    def _from_photograph(self, image: Tensor, *, do_rescale: bool, rescale_factor: float, **kwargs: Any) -> Tensor:
+        if image.ndim == 3 and image.shape[-1] == 3:
+            image = image.permute(2, 0, 1)
+        image = self._resized(image.float().expand(3, *image.shape[-2:]), **kwargs)
+        return image * rescale_factor if do_rescale else image
+
+    @staticmethod
+    def _resized(pixels: Tensor, *, do_resize: bool, size: Any, resample: int, **kwargs: Any) -> Tensor:
+        if not do_resize or pixels.shape[-2:] == (size.height, size.width):
+            return pixels
+        mode = INTERPOLATION[resample]
+        return F.interpolate(pixels[None], size=(size.height, size.width), mode=mode, antialias=True)[0]
+
+
+def _as_tensor(image: Any) -> Tensor:
+    if isinstance(image, Tensor):
+        return image
+    if isinstance(image, Image.Image) and image.mode not in HU_MODES:
+        image = image.convert("RGB")
+    array = np.array(image)
+    # torch can hardly compute with unsigned 16 bits, and float32 holds every HU exactly.
+    return torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float32))
+
+
+__all__ = ["Dinov3CTImageProcessor", "window_hu"]
