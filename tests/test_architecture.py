@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dinox_hf"
 
-# room -> rooms it may import; cli.py, console.py, training/, dataset_scripts/ and tests/ are not rooms and may import all.
+# room -> rooms it may import; console.py, training/, dataset_scripts/ and tests/ are no rooms and may import all.
 ROOMS = {
     "model": set(),
     "losses": set(),
@@ -89,7 +89,11 @@ def test_shipped_modelling_code_is_flat(name):
 
 
 def test_no_file_depends_on_libraries_that_force_a_cuda_build():
-    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "training").rglob("*.py"), *(ROOT / "dataset_scripts").rglob("*.py")]:
+    for path in [
+        *PACKAGE.rglob("*.py"),
+        *(ROOT / "training").rglob("*.py"),
+        *(ROOT / "dataset_scripts").rglob("*.py"),
+    ]:
         assert not {name.split(".")[0] for name in imports_of(path)} & FORBIDDEN_LIBRARIES, path
     for name in ("pyproject.toml", "constraints.txt"):
         lines = (ROOT / name).read_text().lower().splitlines()

@@ -1,0 +1,144 @@
+"""Checkpoints: complete or absent, safetensors and JSON only, and the teacher's backbone readable by transformers.
+
+| checkpoints/step_00000300/ | holds                                                                |
+|----------------------------|----------------------------------------------------------------------|
+| backbone/                  | the teacher's backbone and its processor, for `from_pretrained`      |
+| training.safetensors       | student, teacher heads, gram teacher, optimizer, monitor             |
+| state.json                 | number of updates done                                               |
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+_TEACHER_BACKBONE = "teacher.backbone."
+_OPTIMIZER = "optimizer."
+
+
+def latest_checkpoint(run_folder: Path) -> Path | None:
+    """The complete checkpoint with the highest step, or None."""
+    complete = [state.parent for state in run_folder.glob("checkpoints/step_*/state.json")]
+    return max(complete, key=lambda folder: int(folder.name.removeprefix("step_")), default=None)
+
+
+def save_checkpoint(
+    run_folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    processor: BaseImageProcessor,
+    keep: int,
+    extra: dict[str, Tensor] | None = None,
+) -> Path:
+    """Write checkpoint `step` beside its place, move it there once it is on the disk, then delete the oldest.
+
+    Args:
+        run_folder: the run; the checkpoint becomes `run_folder/checkpoints/step_<step>`.
+        step: number of updates done.
+        model: a `SelfDistillation`, not wrapped.
+        optimizer: the student's.
+        processor: saved beside the backbone, so that what the network saw travels with it.
+        keep: complete checkpoints that stay.
+        extra: further tensors that a resumed run needs.
+
+    Raises:
+        RuntimeError: the disk refused; earlier checkpoints are untouched.
+    """
+    folder = run_folder / "checkpoints" / f"step_{step:08d}"
+    building = folder.with_name(f".{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        _write(building, step, model, optimizer, processor, extra or {})
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    except OSError as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise RuntimeError(
+            f"Expected to write checkpoint {folder}; found: {error}. Earlier checkpoints are untouched: free some "
+            f"space, then continue with --resume."
+        ) from error
+    _sync(folder.parent)
+    for old in sorted(run_folder.glob("checkpoints/step_*"))[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Tensor]]:
+    """Put a checkpoint into model and optimizer; returns the number of updates done and the extra tensors.
+
+    Raises:
+        ValueError: the checkpoint holds other tensors than this model.
+    """
+    tensors = load_file(folder / "training.safetensors")
+    backbone = load_file(folder / "backbone" / "model.safetensors")
+    tensors |= {_TEACHER_BACKBONE + name: tensor for name, tensor in backbone.items()}
+    expected = model.state_dict()
+    weights = {name: tensors.pop(name) for name in expected if name in tensors}
+    _refuse_other_weights(folder, expected, weights)
+    model.load_state_dict(weights)
+    for name, parameter in model.student.named_parameters():
+        prefix = f"{_OPTIMIZER}{name}|"
+        state = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
+        optimizer.state[parameter] = {
+            # AdamW keeps its step counter where it was made: on the host unless fused.
+            key: value if key == "step" else value.to(parameter.device)
+            for key, value in state.items()
+        }
+    return json.loads((folder / "state.json").read_text())["step"], tensors
+
+
+def _write(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    processor: BaseImageProcessor,
+    extra: dict[str, Tensor],
+) -> None:
+    backbone: PreTrainedModel = model.teacher.backbone
+    backbone.save_pretrained(folder / "backbone")
+    processor.save_pretrained(folder / "backbone")
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_TEACHER_BACKBONE)}
+    moments = {
+        f"{_OPTIMIZER}{name}|{key}": value
+        for name, parameter in model.student.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights | moments | extra).items()}
+    save_file(tensors, folder / "training.safetensors")
+    (folder / "state.json").write_text(json.dumps({"step": step}))
+    for path in folder.rglob("*"):
+        _sync(path)
+
+
+def _refuse_other_weights(folder: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    missing = sorted(set(expected) - set(found))
+    reshaped = [name for name in found if found[name].shape != expected[name].shape]
+    if missing or reshaped:
+        raise ValueError(
+            f"Expected {folder} to hold every tensor of this model; found {len(missing)} missing "
+            f"({_some(missing)}) and {len(reshaped)} of another shape ({_some(reshaped)}). Resume with the "
+            f"configuration in the run's run.yaml, or start a new run with another `output`."
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "") if names else "none"
+
+
+def _sync(path: Path) -> None:
+    """Ask the operating system to put a file or folder onto the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,234 @@
+"""Student, teacher and gram teacher as ONE module, because Accelerate shards one module under FSDP2."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..data.loader import PretrainBatch
+from ..losses.dino import dino_loss
+from ..losses.gram import gram_loss, resize_patch_grid
+from ..losses.ibot import ibot_loss
+from ..losses.koleo import koleo_loss
+from ..losses.sinkhorn import sinkhorn_knopp
+from ..model.configuration_dinov3_ct import Dinov3CTConfig
+from ..model.modeling_dinov3_ct import Dinov3CTModel
+from .config import HeadConfig, PretrainConfig
+from .ema import ema_update_
+from .projection_head import ProjectionHead
+from .schedules import StepValues
+
+NUM_GLOBAL_CROPS = 2
+
+
+@dataclass
+class StudentOutput:
+    """What the student says of one micro-batch of B slices."""
+
+    global_cls: Tensor  # (2, B, D) CLS tokens of the masked global crops after the final norm, before the head
+    global_logits: Tensor  # (2, B, K)
+    local_logits: Tensor  # (L, B, K)
+    patches: Tensor  # (2B, N, D) patch tokens of the masked global crops after the final norm
+    masked_logits: Tensor  # (M, K') one row for each masked patch, row-major over (2B, N)
+
+
+@dataclass
+class TeacherTargets:
+    """What the student should say of one micro-batch; no gradient flows into it."""
+
+    cls_probs: Tensor  # (2, B, K), rows sum to 1
+    masked_probs: Tensor  # (M, K'), rows sum to 1
+    cls: Tensor  # (2, B, D) CLS tokens of the clean global crops, for the collapse monitor
+    marginal: Tensor  # (K,) mean over the 2B crops of softmax(logits / temperature), before Sinkhorn evens it out
+    patches: Tensor | None  # (2B, N, D), kept only where the teacher itself anchors the Gram matrix
+
+
+class DistillationNetwork(nn.Module):
+    """A backbone with its DINO head on the CLS token and its iBOT head on patch tokens."""
+
+    def __init__(self, config: PretrainConfig, backbone: Dinov3CTConfig) -> None:
+        super().__init__()
+        self.backbone = Dinov3CTModel(backbone)
+        # Local crops see little of the slice; their CLS and register tokens get a norm of their own, in training only,
+        # so that the published backbone keeps the one norm that stock transformers knows.
+        self.local_cls_norm = deepcopy(self.backbone.norm) if config.model.untie_local_cls_norm else None
+        self.dino_head = _head(backbone.hidden_size, config.dino_head)
+        self.ibot_head = _head(backbone.hidden_size, config.ibot_head)
+        self.num_prefix_tokens = 1 + backbone.num_register_tokens
+
+    def forward(self, global_crops: Tensor, local_crops: Tensor, masks: Tensor) -> StudentOutput:
+        """Masked global crops and clean local crops; one call of the backbone per resolution, never per crop.
+
+        Args:
+            global_crops: (2B, 3, S, S) crop-major: crop 0 of all slices, then crop 1.
+            local_crops: (L*B, 3, s, s) crop-major.
+            masks: (2B, N) bool, True where the patch is hidden from the student.
+        """
+        batch_size = global_crops.shape[0] // NUM_GLOBAL_CROPS
+        cls, patches = self.global_tokens(global_crops, masks)
+        local_tokens = self.backbone.forward_tokens(local_crops)
+        local_cls = (self.local_cls_norm or self.backbone.norm)(local_tokens[:, 0])
+        # One pass through the head for all CLS tokens: its last layer is the widest matrix of the step.
+        logits = self.dino_head(torch.cat([cls, local_cls])).unflatten(0, (-1, batch_size))
+        return StudentOutput(
+            global_cls=cls.unflatten(0, (NUM_GLOBAL_CROPS, batch_size)),
+            global_logits=logits[:NUM_GLOBAL_CROPS],
+            local_logits=logits[NUM_GLOBAL_CROPS:],
+            patches=patches,
+            masked_logits=self.ibot_head(patches[masks]),
+        )
+
+    def global_tokens(self, crops: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """CLS (2B, D) and patch tokens (2B, N, D) after the final norm."""
+        tokens = self.backbone.norm(self.backbone.forward_tokens(crops, masks))
+        return tokens[:, 0], tokens[:, self.num_prefix_tokens :]
+
+
+class SelfDistillation(nn.Module):
+    """DINOv3 self-distillation (arXiv:2508.10104): the student predicts what an average of itself says of other views.
+
+    Teacher and gram teacher never receive gradients and stay in eval mode. Entered through `__call__`, because DDP and
+    FSDP2 act there; `teacher_targets` and `update_teachers` run without gradients and need no reduction.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__()
+        backbone = Dinov3CTConfig.preset(config.model.preset, **config.model.overrides)
+        self.weights = config.losses
+        self.gram = config.gram
+        self.student = DistillationNetwork(config, backbone)
+        self.teacher = DistillationNetwork(config, backbone)
+        has_snapshot = config.gram.first_step is not None and config.gram.teacher == "snapshot"
+        self.gram_teacher = Dinov3CTModel(backbone) if has_snapshot else None
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.refresh_gram_teacher()
+        for frozen in self.frozen_modules():
+            frozen.requires_grad_(False)
+        self.train()
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """Teacher and, where it exists, gram teacher."""
+        return [self.teacher] if self.gram_teacher is None else [self.teacher, self.gram_teacher]
+
+    def student_parts(self) -> dict[str, nn.Module]:
+        """The parts whose gradients are clipped each on its own; together all parameters of the student."""
+        heads = {"dino_head": self.student.dino_head, "ibot_head": self.student.ibot_head}
+        norms = [] if self.student.local_cls_norm is None else [self.student.local_cls_norm]
+        return {"backbone": nn.ModuleList([self.student.backbone, *norms]), **heads}
+
+    def train(self, mode: bool = True) -> "SelfDistillation":
+        """The teachers stay in eval mode: no stochastic depth, no coordinate augmentation."""
+        super().train(mode)
+        for frozen in self.frozen_modules():
+            frozen.eval()
+        return self
+
+    @torch.no_grad()
+    def teacher_targets(self, micro_batches: list[PretrainBatch], temperature: float) -> list[TeacherTargets]:
+        """Targets for all micro-batches of a step at once.
+
+        Sinkhorn-Knopp evens out prototypes over the whole step: over 4 x 64 slices it is not four times Sinkhorn over
+        64, so accumulation keeps the statistics of the batch that it stands for.
+        """
+        tokens = [self.teacher.global_tokens(batch.global_crops) for batch in micro_batches]
+        cls_logits = [self.teacher.dino_head(cls).float() for cls, _ in tokens]
+        masked_logits = [
+            self.teacher.ibot_head(patches[batch.masks]).float()
+            for batch, (_, patches) in zip(micro_batches, tokens, strict=True)
+        ]
+        cls_probs = _joint_sinkhorn(cls_logits, temperature)
+        masked_probs = _joint_sinkhorn(masked_logits, temperature)
+        return [
+            TeacherTargets(
+                cls_probs=cls_probs[i].unflatten(0, (NUM_GLOBAL_CROPS, -1)),
+                masked_probs=masked_probs[i],
+                cls=cls.unflatten(0, (NUM_GLOBAL_CROPS, -1)),
+                marginal=(cls_logits[i] / temperature).softmax(-1).mean(0),
+                patches=patches if self.gram.teacher == "ema" else None,
+            )
+            for i, (cls, patches) in enumerate(tokens)
+        ]
+
+    def forward(
+        self, batch: PretrainBatch, target: TeacherTargets, values: StepValues
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Weighted terms of the loss, to be summed, and what else is worth watching, detached."""
+        student = self.student(batch.global_crops, batch.local_crops, batch.masks)
+        global_share, local_share = self.pair_shares(student.local_logits.shape[0])
+        dino_global = dino_loss(
+            student.global_logits,
+            target.cls_probs,
+            self.weights.student_temperature,
+            ignore_diagonal=self.weights.global_ignore_diagonal,
+        )
+        dino_local = dino_loss(student.local_logits, target.cls_probs, self.weights.student_temperature)
+        losses = {
+            "dino_global": self.weights.dino * global_share * dino_global,
+            "dino_local": self.weights.dino * local_share * values.local_weight * dino_local,
+            "ibot": self.weights.ibot
+            * ibot_loss(student.masked_logits, target.masked_probs, batch.masks, self.weights.student_temperature),
+            # The sum over the global crops, each crop's slices compared among themselves.
+            "koleo": self.weights.koleo * sum(koleo_loss(cls, self.weights.koleo_topk) for cls in student.global_cls),
+        }
+        if values.gram_weight > 0:
+            losses["gram"] = values.gram_weight * self.gram_anchoring(batch, student, target)
+        observed = {"cls_loss": (global_share * dino_global + local_share * dino_local).detach()}
+        return losses, observed
+
+    def pair_shares(self, num_local: int) -> tuple[float, float]:
+        """Share of student-teacher crop pairs that are global-global and local-global."""
+        global_pairs = NUM_GLOBAL_CROPS * (NUM_GLOBAL_CROPS - self.weights.global_ignore_diagonal)
+        local_pairs = NUM_GLOBAL_CROPS * num_local
+        return global_pairs / (global_pairs + local_pairs), local_pairs / (global_pairs + local_pairs)
+
+    def gram_anchoring(self, batch: PretrainBatch, student: StudentOutput, target: TeacherTargets) -> Tensor:
+        """Gram loss of the student's patches against those of the gram teacher on the clean crops."""
+        anchor = self.gram_patches(batch, target, num_patches=student.patches.shape[1])
+        patches = student.patches
+        if self.gram.tokens != "all":
+            chosen = batch.masks if self.gram.tokens == "masked" else ~batch.masks
+            # Images hide different numbers of patches, so a chosen subset is compared across the batch.
+            patches, anchor = patches[chosen][None], anchor[chosen][None]
+        return gram_loss(
+            patches,
+            anchor,
+            image_level=self.gram.image_level,
+            remove_neg=self.gram.remove_neg,
+            remove_only_teacher_neg=self.gram.remove_only_teacher_neg,
+        )
+
+    @torch.no_grad()
+    def gram_patches(self, batch: PretrainBatch, target: TeacherTargets, num_patches: int) -> Tensor:
+        """(2B, num_patches, D) patch tokens of the gram teacher, brought to the student's patch grid."""
+        if target.patches is not None:
+            return target.patches
+        crops = batch.global_crops if batch.gram_crops is None else batch.gram_crops
+        prefix = self.student.num_prefix_tokens
+        patches = self.gram_teacher.norm(self.gram_teacher.forward_tokens(crops))[:, prefix:]
+        grid, student_grid = (round(n**0.5) for n in (patches.shape[1], num_patches))
+        if grid == student_grid:
+            return patches
+        return resize_patch_grid(
+            patches, (grid, grid), (student_grid, student_grid), antialias=self.gram.resize_antialias
+        )
+
+    @torch.no_grad()
+    def update_teachers(self, values: StepValues, is_finite: Tensor) -> None:
+        """Teacher: moving average of the student's parameters. Gram teacher: a copy of the teacher when it is due."""
+        ema_update_(self.teacher.parameters(), self.student.parameters(), values.ema_momentum, is_finite)
+        if values.refresh_gram_teacher:
+            self.refresh_gram_teacher()
+
+    def refresh_gram_teacher(self) -> None:
+        """Copy the teacher's backbone into the gram teacher, where there is one."""
+        if self.gram_teacher is not None:
+            self.gram_teacher.load_state_dict(self.teacher.backbone.state_dict())
+
+
+def _head(in_dim: int, config: HeadConfig) -> ProjectionHead:
+    return ProjectionHead(in_dim, config.hidden_dim, config.bottleneck_dim, config.num_prototypes, config.num_layers)
+
+
+def _joint_sinkhorn(logits: list[Tensor], temperature: float) -> tuple[Tensor, ...]:
+    return sinkhorn_knopp(torch.cat(logits), temperature).split([len(rows) for rows in logits])

@@ -1,0 +1,98 @@
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from dinox_hf.pretraining.config import PretrainConfig
+from dinox_hf.pretraining.config_file import load_config, to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 1.0
+    count: int | None = None
+    mode: Literal["no", "yes"] = "no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    name: str = "a"
+    is_fast: bool = False
+    sizes: tuple[float, float] = (0.5, 1.0)
+    trackers: tuple[str, ...] = ("tensorboard",)
+    extra: dict[str, Any] = field(default_factory=dict)
+    inner: Inner = field(default_factory=Inner)
+
+
+def written(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_yaml_and_arguments_apply_in_that_order(tmp_path):
+    path = written(tmp_path, "name: b\ninner: {rate: 2, count: 3}\n")
+    config = load_config(Outer, path, ["--inner.rate=4"])
+    assert config == Outer(name="b", inner=Inner(rate=4.0, count=3))
+
+
+def test_a_number_in_exponent_form_is_text_to_yaml_and_a_float_to_us(tmp_path):
+    assert yaml.safe_load("rate: 1e-4") == {"rate": "1e-4"}
+    assert load_config(Outer, written(tmp_path, "inner: {rate: 1e-4}")).inner.rate == 1e-4
+    assert load_config(Outer, None, ["--inner.rate=3e-3"]).inner.rate == 3e-3
+
+
+def test_an_unquoted_no_is_the_choice_no_and_not_false():
+    assert load_config(Outer, None, ["--inner.mode=no"]).inner.mode == "no"
+
+
+def test_lists_null_and_free_groups_pass(tmp_path):
+    config = load_config(
+        Outer, None, ["--sizes=[0.1,1]", "--trackers=[]", "--inner.count=null", "--extra.patch_size=8"]
+    )
+    assert config.sizes == (0.1, 1.0) and config.trackers == () and config.inner.count is None
+    assert config.extra == {"patch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--crops.num_locals=4", r"no field `crops.num_locals`. Did you mean `crops.num_local`\? Fields: .*field_mm"),
+        ("--stepps=4", r"no field `stepps`. Did you mean `steps`"),
+        ("--steps=many", r"`steps` must be of type int; found 'many'"),
+        ("--steps=1.5", r"`steps` must be a whole number; found 1.5"),
+        ("--precision=fp16", r"one of 'auto', 'no', 'bf16'; found 'fp16'"),
+        ("--crops=4", r"`crops` must be a group of fields; found 4"),
+        ("--crops.global_scale=[1]", r"a list of 2; found \[1\]"),
+        ("--batch.size=true", r"`batch.size` must be of type int; found True"),
+        ("--model.gradient_checkpointing=1", r"must be true or false; found 1"),
+        ("--seed=null", r"`seed` must be of type int; found None"),
+        ("--seed", r"form --a.b=value; found '--seed'"),
+    ],
+)
+def test_a_mistake_says_what_was_expected_and_what_was_found(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(PretrainConfig, None, [override])
+
+
+def test_values_out_of_range_name_the_field():
+    with pytest.raises(ValueError, match=r"batch.size must be >= 2; found 1"):
+        load_config(PretrainConfig, None, ["--batch.size=1"])
+
+
+def test_a_missing_file_lists_its_neighbours(tmp_path):
+    written(tmp_path, "name: b")
+    with pytest.raises(ValueError, match=r"found no file at .*nun.yaml.*run.yaml"):
+        load_config(Outer, tmp_path / "nun.yaml")
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="found a list"):
+        load_config(Outer, written(tmp_path, "- 1"))
+
+
+def test_what_is_written_reads_back_equal(tmp_path):
+    config = load_config(PretrainConfig, None, ["--crops.field_mm=64", "--model.overrides.patch_size=8"])
+    path = written(tmp_path, yaml.safe_dump(to_dict(config)))
+    assert load_config(PretrainConfig, path) == config
