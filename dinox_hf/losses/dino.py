@@ -51,6 +51,7 @@ def dino_loss(
         )
     log_probs = F.log_softmax(student_logits.float() / student_temperature, dim=-1)
     cross_entropy = -torch.einsum("sbk,tbk->st", log_probs, teacher_probs.float())
+    total = cross_entropy.sum()
     if ignore_diagonal:
-        cross_entropy = cross_entropy - cross_entropy.diagonal().diag_embed()
-    return cross_entropy.sum() / (num_images * num_pairs)
+        total = total - cross_entropy.diagonal().sum()
+    return total / (num_images * num_pairs)

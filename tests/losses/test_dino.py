@@ -21,6 +21,13 @@ def test_all_pairs_and_other_crops_only_by_hand():
     assert ignoring.item() == pytest.approx((math.log(4) + math.log(2)) / 2)
 
 
+@pytest.mark.parametrize(("num_student", "num_teacher"), [(3, 2), (1, 2)])
+def test_the_diagonal_is_as_long_as_the_shorter_side(num_student, num_teacher):
+    teacher = torch.softmax(torch.randn(num_teacher, 3, 8), dim=-1)
+    loss = dino_loss(torch.zeros(num_student, 3, 8), teacher, ignore_diagonal=True)
+    assert loss.item() == pytest.approx(math.log(8))
+
+
 def test_the_student_temperature_sharpens_its_prediction():
     student, teacher = torch.tensor([[[3.0, 1.0]]]).log(), torch.tensor([[[1.0, 0.0]]])
     assert dino_loss(student, teacher, student_temperature=0.5).item() == pytest.approx(math.log(10 / 9))
