@@ -1,0 +1,253 @@
+"""Global, local and gram-teacher crops of one slice: where they lie, and how they are cut.
+
+Everything random is drawn first, as plain numbers; cutting is then a pure function of the slice and those numbers.
+HU are resampled before they are windowed, so a window never clips what a blur or a shrink still needs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .intensity import ct
+from .resampling import banded_weights, resample
+
+NUM_GLOBAL_CROPS = 2
+_CROP_TRIES = 10
+_FIELD_CANDIDATES = 4
+_FIELD_STRIDE_PX = 4  # a field is judged on every fourth pixel of every fourth row
+# Air outside the body is -1000 HU give or take the noise; healthy lung begins near -900.
+_AIR_BELOW_HU = -950
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropsConfig:
+    """Number, size and distortion of the crops that are cut from one slice.
+
+    Sizes, scales and the three blur probabilities follow the DINOv3 recipe (arXiv:2508.10104). The released code
+    inverts its blur probabilities; 0, 0.9 and 0.5 are those that the released weights were really trained with. We
+    depart in the strength of the blur: the recipe's sigma reaches 2 px, which wipes out the margin of a small nodule.
+    """
+
+    global_size: int = 224  # px
+    local_size: int = 96  # px
+    num_local: int = 8
+    gram_size: int | None = None  # px of the gram teacher's crops; null: it sees the global crops themselves
+    global_scale: tuple[float, float] = (0.32, 1.0)  # share of the field's area
+    local_scale: tuple[float, float] = (0.05, 0.32)
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height, in source pixels
+    field_mm: float | None = None  # side of the square from which all crops of an example come; null: the whole slice
+    horizontal_flip: float = 0.5  # probability, each crop on its own
+    blur_probability: tuple[float, float, float] = (0.0, 0.9, 0.5)  # of global crop 0, global crop 1, local crops
+    blur_sigma: tuple[float, float] = (0.1, 1.0)  # px of the crop
+
+    def __post_init__(self) -> None:
+        smallest = min(self.global_size, self.local_size, self.gram_size or self.global_size)
+        _expect(smallest >= 8, "the sizes of crops", ">= 8 px", smallest, "the recipe uses 224 and 96")
+        _expect(self.num_local >= 0, "crops.num_local", ">= 0", self.num_local, "0 trains on global crops only")
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            _expect(0 < low <= high <= 1, f"crops.{name}", "0 < low <= high <= 1", (low, high), "shares of the area")
+        low, high = self.aspect_ratio
+        _expect(0 < low <= high, "crops.aspect_ratio", "0 < low <= high", (low, high), "the recipe uses 3/4 to 4/3")
+        low, high = self.blur_sigma
+        _expect(
+            0 < low <= high,
+            "crops.blur_sigma",
+            "0 < low <= high",
+            (low, high),
+            "for no blur set blur_probability to 0",
+        )
+        for probability in (self.horizontal_flip, *self.blur_probability):
+            _expect(0 <= probability <= 1, "a probability of crops", "between 0 and 1", probability, "0 means never")
+        if self.field_mm is not None:
+            _expect(self.field_mm > 0, "crops.field_mm", "> 0 mm", self.field_mm, "null takes the whole slice")
+
+
+class Box(NamedTuple):
+    """A rectangle of a slice in source pixels; edges may lie between pixels."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+class CropGeometry(NamedTuple):
+    """Where one crop lies in its slice, and what happens to it on the way out."""
+
+    box: Box
+    output_size: int  # px, square
+    flip: bool = False
+    blur_sigma_px: float = 0.0  # px of the output
+
+
+@dataclass(frozen=True)
+class Crops:
+    """All crops of one slice, float32 and normalised."""
+
+    global_crops: np.ndarray  # (2, 3, S, S)
+    local_crops: np.ndarray  # (L, 3, s, s)
+    gram_crops: np.ndarray | None  # (2, 3, G, G) the global crops undistorted; None without a gram_size
+
+
+class MultiCrop:
+    """Cuts the crops of an example: 2 global, `num_local` local and, with a `gram_size`, 2 for the gram teacher."""
+
+    def __init__(self, crops: CropsConfig, intensity: ct.IntensityConfig) -> None:
+        self.crops = crops
+        self.intensity = intensity
+
+    def __call__(
+        self,
+        slices_hu: np.ndarray,
+        spacing_yx_mm: tuple[float, float],
+        padding_hu: int | None,
+        rng: np.random.Generator,
+    ) -> Crops:
+        """Draw everything for one example from `rng`, then cut.
+
+        Args:
+            slices_hu: (C, H, W) int16 HU; C is 1, or 3 neighbours of which the middle one is the example.
+            spacing_yx_mm: size of a pixel, (y, x).
+            padding_hu: the stored fill value, read as air; None if there is none.
+            rng: the example's own generator; nothing else is random.
+        """
+        field = draw_field(rng, slices_hu[len(slices_hu) // 2], self.crops.field_mm, spacing_yx_mm, padding_hu)
+        global_geometries, local_geometries = draw_geometries(rng, field, self.crops)
+        global_draws = [ct.draw_intensity(rng, self.intensity) for _ in global_geometries]
+        local_draws = [ct.draw_intensity(rng, self.intensity) for _ in local_geometries]
+        gram_crops = None
+        if self.crops.gram_size is not None:
+            gram_geometries = [undistorted(geometry, self.crops.gram_size) for geometry in global_geometries]
+            gram_crops = self._cut(slices_hu, gram_geometries, [ct.UNCHANGED] * NUM_GLOBAL_CROPS, padding_hu)
+        return Crops(
+            global_crops=self._cut(slices_hu, global_geometries, global_draws, padding_hu),
+            local_crops=self._cut(slices_hu, local_geometries, local_draws, padding_hu),
+            gram_crops=gram_crops,
+        )
+
+    def _cut(
+        self,
+        slices_hu: np.ndarray,
+        geometries: Sequence[CropGeometry],
+        draws: Sequence[ct.IntensityDraw],
+        padding_hu: int | None,
+    ) -> np.ndarray:
+        size = geometries[0].output_size if geometries else self.crops.local_size
+        crops = np.empty((len(geometries), 3, size, size), dtype=np.float32)
+        for crop, geometry, draw in zip(crops, geometries, draws, strict=True):
+            crop[:] = ct.to_channels(cut_hu(slices_hu, geometry, padding_hu), self.intensity, draw)
+        return crops
+
+
+def draw_field(
+    rng: np.random.Generator,
+    slice_hu: np.ndarray,
+    field_mm: float | None,
+    spacing_yx_mm: tuple[float, float],
+    padding_hu: int | None,
+) -> Box:
+    """The part of a slice from which all crops of an example come.
+
+    A square of `field_mm`, cut short where the slice is smaller. Four places are drawn in turn, and the first that is
+    not mostly air is taken: at least half of its pixels above -950 HU and not padding. If none is, the one with most
+    such pixels. The rule looks at air and at nothing else, so that no label can leak into the choice.
+    """
+    rows, columns = slice_hu.shape
+    if field_mm is None:
+        return Box(0.0, 0.0, float(rows), float(columns))
+    height, width = min(field_mm / spacing_yx_mm[0], rows), min(field_mm / spacing_yx_mm[1], columns)
+    best, most = None, -1.0
+    for _ in range(_FIELD_CANDIDATES):
+        field = Box(rng.uniform(0, rows - height), rng.uniform(0, columns - width), height, width)
+        share = _share_of_body(slice_hu, field, padding_hu)
+        if share > most:
+            best, most = field, share
+        if share >= 0.5:
+            break
+    return best
+
+
+def draw_geometries(
+    rng: np.random.Generator, field: Box, config: CropsConfig
+) -> tuple[list[CropGeometry], list[CropGeometry]]:
+    """Geometry of the 2 global and of all local crops of a field."""
+    blur_first, blur_second, blur_local = config.blur_probability
+    global_geometries = [
+        draw_crop(rng, field, config.global_scale, config.global_size, blur, config)
+        for blur in (blur_first, blur_second)
+    ]
+    local_geometries = [
+        draw_crop(rng, field, config.local_scale, config.local_size, blur_local, config)
+        for _ in range(config.num_local)
+    ]
+    return global_geometries, local_geometries
+
+
+def draw_crop(
+    rng: np.random.Generator,
+    field: Box,
+    scale: tuple[float, float],
+    output_size: int,
+    blur_probability: float,
+    config: CropsConfig,
+) -> CropGeometry:
+    """One crop of a field: a random resized box, perhaps flipped, perhaps blurred."""
+    box = draw_box(rng, field, scale, config.aspect_ratio)
+    flip = rng.random() < config.horizontal_flip
+    sigma = rng.uniform(*config.blur_sigma) if rng.random() < blur_probability else 0.0
+    return CropGeometry(box, output_size, bool(flip), sigma)
+
+
+def draw_box(
+    rng: np.random.Generator, field: Box, scale: tuple[float, float], aspect_ratio: tuple[float, float]
+) -> Box:
+    """RandomResizedCrop: area uniform in `scale`, aspect log-uniform, ten tries, else the largest central box.
+
+    Unlike the usual implementation, edges are not rounded to pixels: a field of 60 mm is only some 90 pixels wide,
+    and there a local crop would otherwise know few places.
+    """
+    low, high = math.log(aspect_ratio[0]), math.log(aspect_ratio[1])
+    for _ in range(_CROP_TRIES):
+        area = field.height * field.width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(low, high))
+        height, width = math.sqrt(area / aspect), math.sqrt(area * aspect)
+        if height <= field.height and width <= field.width:
+            top = field.top + rng.uniform(0, field.height - height)
+            left = field.left + rng.uniform(0, field.width - width)
+            return Box(top, left, height, width)
+    height = min(field.height, field.width / aspect_ratio[0])
+    width = min(field.width, field.height * aspect_ratio[1])
+    return Box(field.top + (field.height - height) / 2, field.left + (field.width - width) / 2, height, width)
+
+
+def undistorted(geometry: CropGeometry, output_size: int) -> CropGeometry:
+    """The gram teacher's view of a global crop: same box and same flip, so that patches lie on each other; no blur."""
+    return geometry._replace(output_size=output_size, blur_sigma_px=0.0)
+
+
+def cut_hu(slices_hu: np.ndarray, geometry: CropGeometry, padding_hu: int | None) -> np.ndarray:
+    """One crop of all slices (C, H, W) int16, as (C, output_size, output_size) float32 HU."""
+    _, rows, columns = slices_hu.shape
+    box, size, sigma = geometry.box, geometry.output_size, geometry.blur_sigma_px
+    weights_y = banded_weights(box.top, box.height, rows, size, blur_sigma_px=sigma)
+    weights_x = banded_weights(box.left, box.width, columns, size, flip=geometry.flip, blur_sigma_px=sigma)
+    return resample(slices_hu, weights_y, weights_x, padding_hu)
+
+
+def _share_of_body(slice_hu: np.ndarray, field: Box, padding_hu: int | None) -> float:
+    top, left = int(field.top), int(field.left)
+    bottom, right = math.ceil(field.top + field.height), math.ceil(field.left + field.width)
+    pixels = slice_hu[top:bottom:_FIELD_STRIDE_PX, left:right:_FIELD_STRIDE_PX]
+    is_body = pixels > _AIR_BELOW_HU
+    if padding_hu is not None:
+        is_body &= pixels != padding_hu
+    return float(is_body.mean())
+
+
+def _expect(holds: bool, name: str, expected: str, found: object, hint: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}; found {found!r}. Note: {hint}.")
