@@ -55,6 +55,7 @@ class Annotation:
     """What one XML file says about one scan."""
 
     path: str  # relative to the input folder
+    stamp: str  # changes when the file does
     series_id: str
     nodules: tuple[ReaderNodule, ...]
     num_small_nodules: int  # below 3 mm: a point, no ratings
@@ -115,6 +116,7 @@ def read_annotation(file: RawFile) -> Annotation | Rejection:
         sessions = root.findall("readingSession")
         return Annotation(
             path=file.name,
+            stamp=file.stamp(),
             series_id=root.findtext("ResponseHeader/SeriesInstanceUid", "").strip(),
             nodules=tuple(_read_nodules(sessions)),
             num_small_nodules=sum(not _is_outlined(nodule) for nodule in root.iter("unblindedReadNodule")),

@@ -1,0 +1,38 @@
+"""`map` over processes that gives results in order, whatever the number of workers."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from threading import Thread
+
+
+@contextmanager
+def worker_map(workers: int) -> Iterator[Callable[..., Iterable]]:
+    """Yield a function like `map(function, items, chunksize=1)` that runs in `workers` processes; 1 runs in this one.
+
+    Raises:
+        ValueError: if `workers` is below 1.
+    """
+    if workers < 1:
+        raise ValueError(f"workers should be 1 or more; found {workers}. Pass the number of cores to use.")
+    if workers == 1:
+        yield lambda function, items, chunksize=1: map(function, items)
+        return
+    # Not fork: Arrow and SimpleITK keep threads, and a forked copy of their locks may never open.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever; this thread ends it."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
