@@ -25,6 +25,9 @@ RELATIVE_TOLERANCE = 1e-5
 
 Case = dict[str, Any]
 
+# (kind, case) of every case that some test module has asked for; see test_fixtures.py.
+CLAIMED: set[tuple[str, str]] = set()
+
 
 def folder() -> Path:
     """Return the folder of fixtures: the one named by DINOX_PARITY, else the one beside this file."""
@@ -55,6 +58,7 @@ def cases(kind: str, prefix: str = "", hyper: str | None = None) -> list:
         wanted = f"{kind}/{prefix}*" + (f" with {hyper}" if hyper else "")
         skip = pytest.mark.skip(reason=f"{folder()} holds no case {wanted}")
         return [pytest.param(None, id=f"no-{kind}", marks=skip)]
+    CLAIMED.update((kind, case["case"]) for case in found)
     return [pytest.param(case, id=case["case"]) for case in found]
 
 

@@ -14,14 +14,14 @@ def test_block_masks_have_the_exact_count_and_the_averages_of_the_reference(case
     hyper, num_draws, rng = case["hyper"], 2000, np.random.default_rng(0)
     assert (hyper["min_patches"], hyper["min_aspect"]) == (MIN_BLOCK_PATCHES, MIN_ASPECT)
     masks = np.stack([block_mask(rng, hyper["grid"], hyper["target"]) for _ in range(num_draws)])
+    # Five standard errors of the difference between num_draws masks here and n_masks there.
+    tolerance = 5 * np.sqrt(1 / num_draws + 1 / hyper["n_masks"])
 
     assert (masks.sum(axis=(1, 2)) == hyper["target"]).all()
-    blockiness = (masks[:, :, 1:] == masks[:, :, :-1]).mean()
-    assert blockiness == pytest.approx(outputs["horizontal_agreement"].item(), abs=0.004)
-    # Five standard errors of the difference of two rates p, from num_draws masks here and n_masks there.
-    expected = outputs["position_rate"].numpy()
-    deviation = np.sqrt(expected * (1 - expected) * (1 / num_draws + 1 / hyper["n_masks"]))
-    assert (np.abs(masks.mean(axis=0) - expected) <= 5 * deviation).all()
+    agreement = (masks[:, :, 1:] == masks[:, :, :-1]).mean(axis=(1, 2))
+    assert agreement.mean() == pytest.approx(outputs["horizontal_agreement"].item(), abs=tolerance * agreement.std())
+    rate = outputs["position_rate"].numpy()
+    assert (np.abs(masks.mean(axis=0) - rate) <= tolerance * np.sqrt(rate * (1 - rate))).all()
 
 
 @pytest.mark.parametrize("case", cases("masking", hyper="mask_probability"))
