@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from dinox_hf.data.sources.phantom_anatomy import Anatomy, draw_anatomy, frame_of, lung_distance, thorax_slice
-from dinox_hf.data.sources.phantom_nodules import Nodule, NoduleImage, draw_nodule, draw_pair, paint_nodule
-from dinox_hf.data.sources.phantom_scanner import Grid, Scan, acquire, draw_scan
-from dinox_hf.data.sources.phantom_vessels import grow_tree, vessel_coverage
+from ..volume import Volume
+from .phantom_anatomy import Anatomy, draw_anatomy, frame_of, lung_distance, thorax_slice
+from .phantom_dicom import series_uids
+from .phantom_nodules import Nodule, NoduleImage, draw_nodule, draw_pair, paint_nodule
+from .phantom_scanner import Grid, Scan, acquire, draw_scan
+from .phantom_vessels import grow_tree, vessel_coverage
 
-LENGTH_MM = 72.0  # of the scanned part of the chest
+LENGTH_MM = 70.0  # of the scanned part of the chest
 HILA_MM = ((-16.0, 2.0, -33.0), (-12.0, 4.0, 35.0))  # z, y, x of the standard patient: right, left
 
 
@@ -65,6 +67,34 @@ def make_patient(seed: int, number: int, size: int, num_slices: int | None = Non
     )
 
 
+def phantom_volume(seed: int, size: int = 64, num_slices: int = 12) -> tuple[Volume, list[Nodule]]:
+    """A small scan in memory, with its nodules of 7 to 20 mm; each seed is another patient.
+
+    Args:
+        seed: at least 0.
+        size: rows and columns.
+        num_slices: of 70 mm of the chest.
+    """
+    patient = make_patient(seed=0, number=seed + 1, size=size, num_slices=num_slices)
+    grid = patient.scan.grid
+    affine_lps = np.diag([*grid.spacing_mm[::-1], 1.0])
+    affine_lps[:3, 3] = grid.origin_mm[::-1]
+    _, series_uid, slice_uids = series_uids(0, patient.patient_id, size, num_slices)
+    fill_hu = patient.scan.storage.fill_hu
+    volume = Volume(
+        voxels=patient.voxels_hu,
+        z_mm=grid.axis(0),
+        affine_lps=affine_lps,
+        slice_uids=slice_uids,
+        series_id=series_uid,
+        patient_id=patient.patient_id,
+        modality="ct",
+        # As a reader would say: a fill equal to air is none.
+        padding_hu=fill_hu if fill_hu is not None and fill_hu < -1024 else None,
+    )
+    return volume, [image.nodule for image in patient.images]
+
+
 def map_lungs(anatomy: Anatomy, grid: Grid) -> LungMap:
     """Sample the lungs every 4 mm, 25 mm beyond both ends of the scan."""
     step = 4.0
@@ -112,8 +142,8 @@ def grow_vessels(rng: np.random.Generator, anatomy: Anatomy, lungs: LungMap) -> 
         same_side = np.flatnonzero(lungs.points_mm[:, 2] * hilum[2] > 0)
         for shift in ((0, 0, 0), (-10, -8, 0)):
             root = anatomy.scale * (np.array(hilum) + shift)
-            targets = lungs.points_mm[rng.choice(same_side, 330, replace=False)]
-            trees.append(grow_tree(rng, root, targets + rng.uniform(-2, 2, targets.shape), tip_radius_mm=0.48))
+            targets = lungs.points_mm[rng.choice(same_side, 280, replace=False)]
+            trees.append(grow_tree(rng, root, targets + rng.uniform(-2, 2, targets.shape), tip_radius_mm=0.5))
     return np.vstack(trees)
 
 

@@ -112,7 +112,7 @@ def thorax_slice(anatomy: Anatomy, frame: Frame, z_mm: float) -> tuple[np.ndarra
     z = float(z_mm / anatomy.scale)
     canvas = Canvas(np.full(frame.bend.shape, AIR_HU, np.float32), frame.edge)
     cavity = cavity_distance(anatomy, frame, z)
-    lungs = lung_distance(anatomy, frame, z_mm)
+    lungs = without_mediastinum(cavity, anatomy, frame, z)
     paint_body_wall(canvas, anatomy, frame, z, cavity)
     paint_ribs(canvas, anatomy, frame.x, frame.y, z, cavity)
     canvas.paint(cavity, FAT_HU + 10)
@@ -130,7 +130,12 @@ def thorax_slice(anatomy: Anatomy, frame: Frame, z_mm: float) -> tuple[np.ndarra
 def lung_distance(anatomy: Anatomy, frame: Frame, z_mm: float) -> np.ndarray:
     """(Y, X) signed distance to the lungs: the chest cavity without the mediastinum."""
     z = float(z_mm / anatomy.scale)
-    lungs = cavity_distance(anatomy, frame, z)
+    return without_mediastinum(cavity_distance(anatomy, frame, z), anatomy, frame, z)
+
+
+def without_mediastinum(cavity: np.ndarray, anatomy: Anatomy, frame: Frame, z: float) -> np.ndarray:
+    """What remains of the cavity for the lungs; the mediastinum lies in the middle columns."""
+    lungs = cavity.copy()
     middle = lungs[:, frame.middle]
     np.maximum(middle, -mediastinum_distance(anatomy, frame.x[:, frame.middle], frame.y, z), out=middle)
     return lungs

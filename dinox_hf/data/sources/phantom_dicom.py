@@ -6,7 +6,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from dinox_hf.data.sources.phantom_scanner import Scan
+from .phantom_scanner import Scan
 
 
 def phantom_uid(*names: object) -> str:
@@ -38,9 +38,9 @@ def write_series(
         voxels_hu: (Z, Y, X) int16.
         uids: study, series, slices.
     """
+    dataset = common_tags(patient_id, scan, uids)
     names = rng.permutation(len(voxels_hu)) + 1
     for z, (slice_hu, name) in enumerate(zip(voxels_hu, names, strict=True)):
-        dataset = common_tags(patient_id, scan, uids)
         add_slice_tags(dataset, scan, z, uids[2][z])
         add_pixels(dataset, scan, slice_hu)
         dataset.save_as(folder / f"1-{name:03d}.dcm", enforce_file_format=True)
@@ -67,7 +67,7 @@ def common_tags(patient_id: str, scan: Scan, uids: tuple[str, str, tuple[str, ..
 
 
 def add_slice_tags(dataset: Dataset, scan: Scan, z: int, slice_uid: str) -> None:
-    """Identity and geometry of one slice."""
+    """Identity and geometry of one slice, over those of the slice before."""
     spacing_z, spacing_y, spacing_x = scan.grid.spacing_mm
     _, origin_y, origin_x = scan.grid.origin_mm
     position = round(float(scan.grid.axis(0)[z]), 6)

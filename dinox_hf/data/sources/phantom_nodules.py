@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from dinox_hf.data.sources.phantom_scanner import Grid
-from dinox_hf.data.sources.phantom_vessels import vessel_coverage
+from .phantom_scanner import Grid
+from .phantom_vessels import vessel_coverage
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def paint_nodule(ideal_hu: np.ndarray, grid: Grid, nodule: Nodule, difficulty: D
     reach = 0.75 * nodule.diameter_mm + 2 + (difficulty.spicule_length_mm[1] if nodule.is_spiculated else 0)
     centre = np.array(nodule.centre_mm)
     box = grid.box(centre - reach, centre + reach)
-    factor = tuple(max(1, round(spacing / 0.7)) for spacing in grid.spacing_mm)
+    factor = tuple(min(max(1, round(spacing / 0.7)), 4) for spacing in grid.spacing_mm)
     fine = finer_grid(grid, box, factor)
 
     distance = body_distance(rng, fine, nodule, difficulty)

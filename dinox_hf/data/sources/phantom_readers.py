@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_fill_holes, gaussian_filter, label
 
-from dinox_hf.data.sources.phantom_nodules import Nodule, NoduleImage
+from .phantom_nodules import Nodule, NoduleImage
 
 NAMESPACE = "http://www.nih.gov"
 # The eight neighbours as (row, column), clockwise from the left.
@@ -162,7 +162,7 @@ def lidc_xml(
             else:
                 add_non_nodule(session, f"Non-nodule {number:03d}", mark, slice_uids, z_mm)
     ET.indent(root)
-    return ET.tostring(root, encoding="UTF-8", xml_declaration=True)
+    return ('<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode")).encode()
 
 
 def add_nodule(session: ET.Element, name: str, mark: Mark, slice_uids: tuple[str, ...], z_mm: np.ndarray) -> None:

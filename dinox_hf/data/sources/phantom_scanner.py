@@ -84,7 +84,7 @@ class Scan:
 def draw_scan(rng: np.random.Generator, size: int, length_mm: float, num_slices: int | None = None) -> Scan:
     """A field of view, slice spacing, kernel, dose and vendor; `num_slices` fixes the spacing instead."""
     field_mm = float(rng.uniform(280, 330))
-    spacing_z = float(rng.choice([1.5, 2.0, 2.5], p=[0.25, 0.35, 0.4]))
+    spacing_z = float(rng.choice([1.5, 2.0, 2.5], p=[0.15, 0.35, 0.5]))
     if num_slices is None:
         num_slices = round(length_mm / spacing_z)
     else:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dinox_hf.data.sources.phantom import PhantomPatient, make_patient
-from dinox_hf.data.sources.phantom_dicom import series_uids, write_series
-from dinox_hf.data.sources.phantom_readers import lidc_xml, read_images
+from .phantom import PhantomPatient, make_patient
+from .phantom_dicom import series_uids, write_series
+from .phantom_readers import lidc_xml, read_images
 
 RECORD = "phantom.json"
 BUILDING = ".making"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dinox_hf.data.sources.phantom_scanner import Grid
+from .phantom_scanner import Grid
 
 
 def grow_tree(
