@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
+from transformers.utils.logging import disable_progress_bar
 
 from dinox_hf.console import run_command
 from dinox_hf.data.loader import PretrainBatch, PretrainLoader
@@ -22,6 +23,7 @@ from dinox_hf.pretraining.optimizer import build_optimizer, clip_gradients, set_
 from dinox_hf.pretraining.run import Resume, Run, prepare_folder, reseed, resolve_precision
 from dinox_hf.pretraining.schedules import Schedule, StepValues
 from dinox_hf.pretraining.self_distillation import SelfDistillation, TeacherTargets
+from dinox_hf.pretraining.tracking import available_trackers
 
 PHANTOM_PRESET = Path(__file__).parent / "configs" / "quickstart.yaml"
 
@@ -30,7 +32,9 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
     """One run, from the first slice to the last checkpoint."""
     checkpoint = prepare_folder(config, resume)
     accelerator = Accelerator(
-        mixed_precision=resolve_precision(config.precision), log_with=list(config.trackers), project_dir=config.output
+        mixed_precision=resolve_precision(config.precision),
+        log_with=available_trackers(config.trackers),
+        project_dir=config.output,
     )
     torch.set_float32_matmul_precision("high")
     loader = build_loader(config, accelerator)  # endless; every draw comes from (seed, step, row)
@@ -129,6 +133,7 @@ def command() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
+    disable_progress_bar()  # of transformers, which would draw one for every checkpoint
     main(*read_arguments(sys.argv[1:]))
 
 

@@ -83,11 +83,16 @@ class PretrainLoader:
         _check_multiples(crops, patch_size)
         self.batch_size, self.accumulate, self.num_workers = batch_size, accumulate, num_workers
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self._slices = slices
+        self.slices = slices
         self._has_neighbours = intensity.channels == "neighbours"
         self._multi_crop = MultiCrop(crops, intensity)
         self._masking = masking
         self._grid = (crops.global_size // patch_size,) * 2
+
+    @property
+    def images_per_step(self) -> int:
+        """Slices in one update, over all processes and micro-batches."""
+        return self.batch_size * self.accumulate * self.world_size
 
     def steps(self, start_step: int = 0) -> Iterator[list[PretrainBatch]]:
         """Endless steps from `start_step` on, each a list of exactly `accumulate` micro-batches."""
@@ -106,7 +111,7 @@ class PretrainLoader:
         """Micro-batch `index` of this process, counted from step 0; whichever worker asks, it is the same."""
         first = (index * self.world_size + self.rank) * self.batch_size
         positions = range(first, first + self.batch_size)
-        rows = [row_at(position, len(self._slices), self.seed) for position in positions]
+        rows = [row_at(position, len(self.slices), self.seed) for position in positions]
         examples = [self._example(row, position) for row, position in zip(rows, positions, strict=True)]
         return PretrainBatch(
             global_crops=_crop_major([example.global_crops for example in examples]),
@@ -117,10 +122,10 @@ class PretrainLoader:
         )
 
     def _example(self, row: int, position: int) -> Crops:
-        slices_hu = self._slices.neighbours(row) if self._has_neighbours else self._slices.pixels(row)[None]
-        spacing_yx_mm = self._slices.spacing_mm(row)[1:]
+        slices_hu = self.slices.neighbours(row) if self._has_neighbours else self.slices.pixels(row)[None]
+        spacing_yx_mm = self.slices.spacing_mm(row)[1:]
         rng = np.random.default_rng([self.seed, _EXAMPLE, position])
-        return self._multi_crop(slices_hu, spacing_yx_mm, self._slices.padding_hu(row), rng)
+        return self._multi_crop(slices_hu, spacing_yx_mm, self.slices.padding_hu(row), rng)
 
     def _masks(self, step: int, micro: int) -> Tensor:
         rng = np.random.default_rng([self.seed, _MASKS, step, micro, self.rank])

@@ -46,26 +46,26 @@ class CollapseMonitor:
         return {
             "teacher_entropy": -torch.xlogy(self.marginal, self.marginal).sum().item(),
             "target_entropy": self.target_entropy.item(),
-            "effective_rank": effective_rank(tokens).item() if tokens.isfinite().all() else math.nan,
+            "effective_rank": effective_rank(tokens) if tokens.isfinite().all() else math.nan,
             "cls_norm": tokens.norm(dim=-1).mean().item(),
         }
 
-    def alarms(self, report: dict[str, float], cls_loss: float) -> list[str]:
-        """What is wrong, in words, with advice; an empty list for a healthy run."""
-        log_k = math.log(self.num_prototypes)
-        found = []
-        if report["teacher_entropy"] < 0.5 * log_k:
-            found.append(
+    def alarms(self, report: dict[str, float], cls_loss: float) -> dict[str, str]:
+        """What is wrong, by the number that shows it, in words and with advice; empty for a healthy run."""
+        log_k, width = math.log(self.num_prototypes), self.queue.shape[1]
+        found = {}
+        if not report["teacher_entropy"] >= 0.5 * log_k:
+            found["teacher_entropy"] = (
                 f"teacher_entropy is {report['teacher_entropy']:.2f} of at most {log_k:.2f} nats: the teacher uses "
                 f"few prototypes. Raise teacher.temperature, lower optimizer.lr, or enlarge the batch."
             )
-        if report["effective_rank"] < min(5.0, 0.05 * len(self.queue[0])):
-            found.append(
-                f"effective_rank is {report['effective_rank']:.1f} of {len(self.queue[0])} dimensions: CLS tokens lie "
-                f"on few directions. Raise losses.koleo, lower optimizer.lr, or check that the crops differ."
+        if not report["effective_rank"] >= min(5.0, 0.05 * width):
+            found["effective_rank"] = (
+                f"effective_rank is {report['effective_rank']:.1f} of {width} dimensions: CLS tokens lie on few "
+                f"directions. Raise losses.koleo, lower optimizer.lr, or check that the crops differ."
             )
         if not math.isfinite(cls_loss):
-            found.append("cls_loss is not finite: lower optimizer.lr or optimizer.max_grad_norm.")
+            found["cls_loss"] = "cls_loss is not finite: lower optimizer.lr or optimizer.max_grad_norm."
         return found
 
     def state(self) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from .config import PretrainConfig
 from .config_file import to_dict
 from .monitor import CollapseMonitor
 from .self_distillation import SelfDistillation, TeacherTargets
-from .tracking import MetricsFile, available_trackers, draw_slices, patch_colours
+from .tracking import MetricsFile, draw_slices, patch_colours
 
 Resume = Literal["never", "always", "auto"]
 
@@ -107,6 +107,7 @@ class Run:
             self.first_step, extra = load_checkpoint(checkpoint, self.model, self.optimizer)
             self.monitor.load_state(extra)
         self.stop_signal: str | None = None
+        self.sounding: set[str] = set()
         self._open_folder()
         self._restart_clock(self.first_step)
 
@@ -148,10 +149,7 @@ class Run:
             f"cls loss {values['cls_loss']:.3f} of log K {math.log(self.config.dino_head.num_prototypes):.2f}, "
             f"rank {report['effective_rank']:.0f}, {record['images_per_second']:.0f} images/s"
         )
-        # Early in a run everything looks collapsed; an alarm before the warm-up would cry wolf.
-        if step >= self.config.optimizer.warmup_steps:
-            for alarm in self.monitor.alarms(report, values["cls_loss"]):
-                self.progress.write(f"ALARM at step {step + 1}: {alarm}")
+        self._sound_alarms(step, self.monitor.alarms(report, values["cls_loss"]))
 
     def picture(self, step: int) -> None:
         """Fixed slices and what the teacher tells apart in them."""
@@ -178,6 +176,17 @@ class Run:
             print(f"Stopped by {self.stop_signal} after step {self.saved_step}; continue with --resume.")
         print(f"Run folder: {self.folder} (run.yaml, metrics.jsonl, pictures/, checkpoints/)")
 
+    def _sound_alarms(self, step: int, alarms: dict[str, str]) -> None:
+        """Say each alarm once, when it begins, and when it is over."""
+        # Early in a run everything looks collapsed; an alarm before the end of the warm-up would cry wolf.
+        if step < self.config.optimizer.warmup_steps:
+            return
+        for name in alarms.keys() - self.sounding:
+            self.progress.write(f"ALARM at step {step + 1}: {alarms[name]}")
+        for name in self.sounding - alarms.keys():
+            self.progress.write(f"All clear at step {step + 1}: {name} has recovered.")
+        self.sounding = set(alarms)
+
     def _open_folder(self) -> None:
         self.saved_step = self.first_step if self.first_step else None
         main = self.accelerator.is_main_process
@@ -187,8 +196,8 @@ class Run:
             (self.folder / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
             self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.first_step)
             self.fixed_slices = self._fixed_slices()
-        available_trackers(self.config.trackers)
-        self.accelerator.init_trackers("tensorboard")
+        if self.config.trackers:
+            self.accelerator.init_trackers("tensorboard")
         steps = range(self.first_step, self.config.steps)
         self.progress = tqdm(
             steps, initial=self.first_step, total=self.config.steps, desc="pretrain", unit="step", disable=not main
@@ -199,11 +208,11 @@ class Run:
         return {
             "dinox_hf_commit": _git_commit(),
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "device": str(self.accelerator.device.type),
             "precision": self.accelerator.mixed_precision,
             "num_processes": self.accelerator.num_processes,
-            "images_per_step": self.loader.batch_size * self.config.batch.accumulate * self.accelerator.num_processes,
+            "images_per_step": self.loader.images_per_step,
             "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
             "data_fingerprint": self.loader.slices.fingerprint,
             "data_num_slices": len(self.loader.slices),
@@ -243,9 +252,8 @@ class Run:
 
     def _speed(self, step: int) -> dict[str, float]:
         seconds = time.perf_counter() - self.clock
-        num_images = (step + 1 - self.clock_step) * self.config.batch.accumulate * self.loader.batch_size
         return {
-            "images_per_second": num_images * self.accelerator.num_processes / seconds,
+            "images_per_second": (step + 1 - self.clock_step) * self.loader.images_per_step / seconds,
             "share_waiting_for_data": self.seconds_waiting / seconds,
         }
 

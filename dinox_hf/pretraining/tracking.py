@@ -35,8 +35,8 @@ def _step_of(line: str) -> float:
         return float("inf")  # the half line of a killed run
 
 
-def available_trackers(names: tuple[str, ...]) -> list[str]:
-    """The trackers that are asked for.
+def available_trackers(names: tuple[str, ...]) -> list[str] | None:
+    """The trackers that are asked for, None for none.
 
     Raises:
         ValueError: one of them is not installed; Accelerate would skip it without a word.
@@ -47,7 +47,7 @@ def available_trackers(names: tuple[str, ...]) -> list[str]:
                 f"trackers names `{name}`; found no package of that name. Install it (pip install {name}) or set "
                 f"--trackers=[tensorboard]."
             )
-    return list(names)
+    return list(names) or None
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def draw_slices(path: Path, pixel_values: Tensor, colours: np.ndarray, title: st
     count = len(colours)
     figure, axes = plt.subplots(2, count, figsize=(2.2 * count, 4.8), squeeze=False, layout="constrained")
     for column in range(count):
-        axes[0, column].imshow(pixel_values[column, 0].float().cpu(), cmap="gray")
+        axes[0, column].imshow(pixel_values[column, 0].float().cpu().numpy(), cmap="gray")
         axes[1, column].imshow(colours[column], interpolation="nearest")
     for axis in axes.flat:
         axis.set_axis_off()

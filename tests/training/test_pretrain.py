@@ -1,0 +1,212 @@
+"""The pretraining script in this process: a run, its files, and the same run again after an interruption."""
+
+import json
+import signal
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+import training.pretrain as script
+from dinox_hf.pretraining.checkpoint import latest_checkpoint
+from dinox_hf.pretraining.config import PretrainConfig
+from dinox_hf.pretraining.config_file import load_config
+from dinox_hf.pretraining.run import Run
+from tests.training.tiny import tiny_config, tiny_set
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_set(tmp_path_factory.mktemp("set") / "built")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """The folder of an uninterrupted run."""
+    output = tmp_path_factory.mktemp("run") / "whole"
+    script.main(tiny_config(data, output))
+    return output
+
+
+def logged(folder):
+    timing = {"images_per_second", "share_waiting_for_data"}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in timing} for line in lines]
+
+
+def all_weights(folder):
+    checkpoint = latest_checkpoint(folder)
+    return load_file(checkpoint / "training.safetensors") | load_file(checkpoint / "backbone" / "model.safetensors")
+
+
+def assert_same_run(one, other):
+    assert latest_checkpoint(one).name == latest_checkpoint(other).name
+    expected, found = all_weights(one), all_weights(other)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        assert torch.equal(expected[name], found[name]), name
+    assert logged(one) == logged(other)
+
+
+def test_a_run_writes_what_it_depended_on(finished, data):
+    record = yaml.safe_load((finished / "run.yaml").read_text())
+    lineage = record.pop("lineage")
+    assert record["data"]["folder"] == str(data) and record["dino_head"]["num_prototypes"] == 16
+    assert lineage["data_num_slices"] == 11 and lineage["images_per_step"] == 4
+    config = load_config(PretrainConfig, None, [f"--{k}={json.dumps(v)}" for k, v in record.items()])
+    assert config == tiny_config(data, finished)
+
+
+def test_every_step_is_logged_with_finite_terms(finished):
+    lines = logged(finished)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    for name in ("dino_global", "dino_local", "ibot", "koleo", "cls_loss", "effective_rank", "teacher_entropy"):
+        assert all(abs(line[name]) < 1e4 for line in lines), name
+    assert all(line["is_finite"] == 1 for line in lines)
+
+
+def test_gram_anchoring_begins_where_the_configuration_says(finished):
+    # first_step 2: the third update is the first with a copy to hold on to; its weight is still 0.
+    assert ["gram" in line for line in logged(finished)] == [False, False, False, True, True, True]
+
+
+def test_rotation_keeps_the_newest_checkpoints(finished):
+    names = sorted(folder.name for folder in (finished / "checkpoints").iterdir())
+    assert names == ["step_00000004", "step_00000006"]
+
+
+def test_the_teacher_loads_by_automodel_from_the_checkpoint(finished):
+    backbone = AutoModel.from_pretrained(latest_checkpoint(finished) / "backbone")
+    assert type(backbone).__name__ == "Dinov3CTModel"
+    assert backbone(torch.zeros(1, 3, 32, 32)).last_hidden_state.isfinite().all()
+
+
+def test_a_picture_shows_the_fixed_slices(finished):
+    picture = finished / "pictures" / "step_00000006.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+class Killed(Exception):
+    """Stands for a kill -9: nothing of ours runs after it."""
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_run_killed_at_any_step_and_resumed_is_the_same_run(step, finished, data, tmp_path, monkeypatch):
+    take_step = script.training_step
+
+    def killed_at(*arguments):
+        nonlocal countdown
+        if countdown == 0:
+            raise Killed
+        countdown -= 1
+        return take_step(*arguments)
+
+    countdown = step + 1
+    output = tmp_path / "run"
+    monkeypatch.setattr(script, "training_step", killed_at)
+    with pytest.raises(Killed):
+        script.main(tiny_config(data, output))
+    monkeypatch.undo()
+    # The other number of workers changes nothing, a resume with none to continue from starts over.
+    script.main(tiny_config(data, output, "--data.num_workers=1"), resume="auto")
+    assert_same_run(finished, output)
+
+
+def test_a_kill_while_saving_leaves_the_previous_checkpoint(finished, data, tmp_path, monkeypatch):
+    import dinox_hf.pretraining.checkpoint as checkpoint
+
+    save_file, output = checkpoint.save_file, tmp_path / "run"
+
+    def killed_at_step_4(tensors, path):
+        if "step_00000004" in str(path):
+            path.write_bytes(b"half a file")
+            raise Killed
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", killed_at_step_4)
+    with pytest.raises(Killed):
+        script.main(tiny_config(data, output))
+    monkeypatch.undo()
+    assert latest_checkpoint(output).name == "step_00000002"
+    script.main(tiny_config(data, output), resume="always")
+    assert_same_run(finished, output)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_and_says_so(data, tmp_path, monkeypatch):
+    import dinox_hf.pretraining.checkpoint as checkpoint
+
+    save_file = checkpoint.save_file
+
+    def full(tensors, path):
+        if "step_00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RuntimeError, match=r"step_00000004; found: .*No space left.*untouched.*--resume"):
+        script.main(tiny_config(data, tmp_path / "run"))
+    assert latest_checkpoint(tmp_path / "run").name == "step_00000002"
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_a_signal_saves_this_step_and_resuming_gives_the_same_run(finished, data, tmp_path, monkeypatch):
+    output, watch = tmp_path / "run", Run.watch
+
+    def interrupted(run, targets):
+        watch(run, targets)
+        if run.first_step == 0 and len(run.progress_seen) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        run.progress_seen.append(1)
+
+    monkeypatch.setattr(Run, "progress_seen", [], raising=False)
+    monkeypatch.setattr(Run, "watch", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    script.main(tiny_config(data, output))
+    signal.signal(signal.SIGTERM, before)
+    assert latest_checkpoint(output).name == "step_00000003"
+    monkeypatch.undo()
+    script.main(tiny_config(data, output), resume="always")
+    assert_same_run(finished, output)
+
+
+def test_accumulated_micro_batches_are_one_update(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", "--batch.size=2", "--batch.accumulate=2", "--steps=2")
+    script.main(config)
+    assert [line["step"] for line in logged(tmp_path / "run")] == [1, 2]
+    record = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    assert record["lineage"]["images_per_step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("resume", "message"),
+    [("never", r"found step_00000006 of an earlier run.*--resume"), ("always", r"found a change in seed: 0 became 1")],
+)
+def test_a_run_folder_is_never_mixed_with_another_run(resume, message, finished, data):
+    with pytest.raises(ValueError, match=message):
+        script.main(tiny_config(data, finished, "--seed=1"), resume=resume)
+
+
+def test_resuming_a_folder_without_a_checkpoint_says_where_it_looked(data, tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint under .*checkpoints; found none.*without --resume"):
+        script.main(tiny_config(data, tmp_path / "run"), resume="always")
+
+
+def test_an_unknown_preset_names_the_presets(data, tmp_path):
+    with pytest.raises(ValueError, match=r"vits61.*vits16"):
+        script.main(tiny_config(data, tmp_path / "run", "--model.preset=vits61"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_not_skipped_silently(data, tmp_path):
+    with pytest.raises(ValueError, match=r"trackers names `wandb`; found no package"):
+        script.main(tiny_config(data, tmp_path / "run", "--trackers=[wandb]"))
+
+
+def test_arguments_come_in_any_order(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("steps: 7")
+    config, resume = script.read_arguments(["--seed=3", str(path), "--resume=auto"])
+    assert (config.steps, config.seed, resume) == (7, 3, "auto")
+    assert script.read_arguments([])[0].output == "outputs/quickstart/run"
