@@ -32,6 +32,7 @@ def koleo_loss(cls_tokens: Tensor, topk: int = 1, ranks_per_group: int = 1) -> T
 
     Raises:
         ValueError: if the group has no more than `topk` images. A single image has no neighbour, hence no spread.
+            Also if `ranks_per_group` does not divide the number of ranks.
     """
     tokens = F.normalize(cls_tokens.float(), dim=-1, eps=EPSILON)
     candidates, first_own = _group_tokens(tokens, ranks_per_group)
@@ -76,6 +77,6 @@ class _GatherRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may still need its own
         dist.all_reduce(gradient)
         return gradient[dist.get_rank()]
