@@ -43,8 +43,9 @@ def find_padding_hu(voxels_hu: np.ndarray) -> int | None:
 
     Decided from the pixels, since PixelPaddingValue often names another value than the one stored (LIDC-IDRI-0001
     declares -2000 and stores -2048). Nothing in a body is darker than air, so padding is the commonest value below
-    -1024 HU, if it fills at least 0.5 % of the scan: a fill is a constant, noise below air is scattered. A fill equal
-    to air (-1000, -1024) already is what it should look like and counts as no padding.
+    -1024 HU, if it fills at least 0.5 % of the scan and is ten times as common as the values next to it: a fill is a
+    constant, noise below air is scattered. A fill equal to air (-1000, -1024) already is what it should look like and
+    counts as no padding.
 
     Args:
         voxels_hu: (Z, Y, X) int16, HU.
@@ -56,6 +57,7 @@ def find_padding_hu(voxels_hu: np.ndarray) -> int | None:
     # At most 0.5 % of the voxels: no constant among them can reach the share.
     if darker_than_air.size < 0.005 * voxels_hu.size:
         return None
-    counts = np.bincount(darker_than_air.astype(np.int32) + 32768)
+    counts = np.bincount(darker_than_air.astype(np.int32) + 32769, minlength=65538)
     commonest = int(counts.argmax())
-    return commonest - 32768 if counts[commonest] >= 0.005 * voxels_hu.size else None
+    enough = max(0.005 * voxels_hu.size, 10 * counts[commonest - 1], 10 * counts[commonest + 1])
+    return commonest - 32769 if counts[commonest] >= enough else None

@@ -94,6 +94,8 @@ def _not_dicom(file: RawFile) -> Rejection:
 
 def _reject_other_images(file: RawFile, dataset: Dataset) -> Rejection | None:
     """Say what the file is if it holds something else than one slice of a CT scan."""
+    if not dataset:
+        raise ValueError("a DICOM file should hold elements; found none")
     modality = dataset.get("Modality") or ("CT" if _is_ct_without_modality(dataset) else "none stated")
     image_type = [str(word).upper() for word in dataset.get("ImageType") or ()]
     if "Rows" not in dataset and modality != "CT":
@@ -116,8 +118,11 @@ def _reject_other_images(file: RawFile, dataset: Dataset) -> Rejection | None:
 
 def _is_ct_without_modality(dataset: Dataset) -> bool:
     # Anonymisers drop Modality; CT numbers still show in the SOP class, or in a rescale to HU.
-    sop_class = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
-    return sop_class == CTImageStorage or (not sop_class and "RescaleIntercept" in dataset)
+    return _sop_class(dataset) == CTImageStorage or (not _sop_class(dataset) and "RescaleIntercept" in dataset)
+
+
+def _sop_class(dataset: Dataset) -> str:
+    return str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
 
 
 def _slice_header(file: RawFile, dataset: Dataset, stream: BinaryIO) -> SliceHeader | Rejection:
@@ -137,7 +142,9 @@ def _slice_header(file: RawFile, dataset: Dataset, stream: BinaryIO) -> SliceHea
         return Rejection(
             file.name,
             f"CT image without {', '.join(missing)}, so it cannot be placed in a scan",
-            "Nothing to do for reports and captures; for a slice, export it again with its geometry.",
+            "Nothing to do for a screen capture; a slice was cut off or stripped: get the series again.",
+            # Captures and reports have other SOP classes: a CT image without geometry was once a slice.
+            loses_scan=_sop_class(dataset) in (CTImageStorage, ""),
         )
     syntax, offset, damage = _find_pixels(dataset, stream)
     bits_stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
