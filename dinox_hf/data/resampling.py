@@ -2,7 +2,7 @@
 
 Antialiased bicubic resampling, a flip and a Gaussian blur are all linear and act on rows and columns apart, so a crop
 is `A_y X A_xᵀ` with two small matrices. Each row of such a matrix is zero except for one short run of pixels, the
-band, and only that is stored. The kernel applies the bands to raw int16; `dense` spells the matrices out, for two
+band, and only that is stored. The kernels read raw int16 and apply the bands; `dense` spells the matrices out, for two
 matrix products on an accelerator.
 """
 
@@ -93,16 +93,23 @@ def resample(
     # Arrow's memory is read-only; seeing all slices that way, contiguous, the kernel is compiled once.
     slices_hu = np.ascontiguousarray(slices_hu, dtype=np.int16).view()
     slices_hu.setflags(write=False)
-    left, right = weights_x.start.min(), weights_x.start.max() + weights_x.values.shape[1]
+    top, bottom = _reach(weights_y)
+    left, right = _reach(weights_x)
     rows = np.empty((len(weights_y.start), right - left), dtype=np.float32)
     columns = np.empty((len(weights_x.start), len(weights_y.start)), dtype=np.float32)
     crops_hu = np.empty((len(slices_hu), *columns.T.shape), dtype=np.float32)
     # Sums of whole rows run over contiguous memory. Columns are summed the same way, on the transpose.
     for slice_hu, crop_hu in zip(slices_hu, crops_hu, strict=True):
-        _combine_rows(slice_hu, weights_y.start, weights_y.values, left, padding, rows)
-        _combine_rows(rows.T.copy(), weights_x.start - left, weights_x.values, 0, np.float32(AIR_HU), columns)
+        box_hu = _read_box(slice_hu, top, bottom, left, right, padding)
+        _combine_rows(box_hu, weights_y.start - top, weights_y.values, rows)
+        _combine_rows(rows.T.copy(), weights_x.start - left, weights_x.values, columns)
         crop_hu[:] = columns.T
     return crops_hu
+
+
+def _reach(weights: BandedWeights) -> tuple[int, int]:
+    """First pixel that any band touches, and the one after the last."""
+    return int(weights.start.min()), int(weights.start.max()) + weights.values.shape[1]
 
 
 @_compiled
@@ -166,15 +173,24 @@ def _blurred_bands(start, values, sigma):
 
 
 @_compiled
-def _combine_rows(source, start, values, first, padding, out):
-    """Row i of `out` becomes the weighted sum of rows start[i] … of `source`, from column `first` on, fill as air."""
+def _read_box(slice_hu, top, bottom, left, right, padding):
+    """The part of a slice that a crop needs, as float32 with the fill turned into air."""
+    box_hu = np.empty((bottom - top, right - left), dtype=np.float32)
+    for y in range(bottom - top):
+        row, target = slice_hu[top + y, left:right], box_hu[y]
+        for x in range(right - left):
+            target[x] = np.float32(AIR_HU) if row[x] == padding else np.float32(row[x])
+    return box_hu
+
+
+@_compiled
+def _combine_rows(source, start, values, out):
+    """Row i of `out` becomes the sum of the rows of `source` from start[i] on, weighted with values[i]."""
     for i in range(out.shape[0]):
         total = out[i]
         for x in range(out.shape[1]):
             total[x] = 0
         for k in range(values.shape[1]):
-            weight = values[i, k]
-            row = source[start[i] + k, first : first + out.shape[1]]
+            weight, row = values[i, k], source[start[i] + k]
             for x in range(out.shape[1]):
-                voxel = np.float32(AIR_HU) if row[x] == padding else np.float32(row[x])
-                total[x] += weight * voxel
+                total[x] += weight * row[x]

@@ -1,9 +1,10 @@
+import numba
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dinox_hf.data.resampling import banded_weights, dense, resample
+from dinox_hf.data.resampling import _compiled, banded_weights, dense, resample
 
 BOXES = {
     "shrunk": (40, 5, 150, 170, 48),  # top, left, height, width, size of the crop
@@ -99,3 +100,11 @@ def test_read_only_and_strided_slices_give_the_same_crop():
     read_only.setflags(write=False)
     for same in (strided, read_only):
         np.testing.assert_array_equal(resample(same[None], *weights), expected)
+
+
+def test_a_kernel_compiles_also_where_no_cache_can_be_written():
+    namespace = {}
+    exec("def double(x):\n    return 2 * x", namespace)  # Numba has no folder to cache a function without a file
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(namespace["double"])
+    assert _compiled(namespace["double"])(21) == 42

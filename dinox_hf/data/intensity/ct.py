@@ -105,4 +105,6 @@ def to_channels(crop_hu: np.ndarray, config: IntensityConfig, draw: IntensityDra
     channels = np.empty((3, *crop_hu.shape[1:]), dtype=np.float32)
     for channel, slice_hu, (level, width) in zip(channels, slices, windows, strict=True):
         channel[:] = window_hu(slice_hu, level + draw.level_shift_hu, width * draw.width_factor)
-    return (channels - _MEAN) / _STD
+    channels -= _MEAN
+    channels /= _STD
+    return channels
