@@ -76,6 +76,7 @@ def config_of(hyper, state):
         layerscale_value=1e-5 if f"{first}layer_scale1.lambda1" in ours else None,
         num_register_tokens=hyper.get("n_storage_tokens", 0),
         rope_theta=hyper["rope_base"],
+        rope_coordinates=hyper.get("pos_embed_rope_normalize_coords", "separate"),
         pos_embed_rescale=hyper.get(RESCALED),
     )
 
