@@ -1,0 +1,103 @@
+"""What a model card may say: facts read from a run's own files and from the card of its data set."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..evaluation.learning import read_metrics, read_run
+
+_METADATA_BLOCK = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """Everything that the card may say, as read from the run, its checkpoint and its data set."""
+
+    repo: str = "."  # what the snippets load: the folder itself, or a name on the Hub
+    config: dict[str, Any]  # config.json of the export
+    processor: dict[str, Any]  # preprocessor_config.json of the export
+    run: dict[str, Any]  # run.yaml
+    step: int  # updates done
+    seconds: float | None  # spent in the training loop, where metrics.jsonl tells
+    report: dict[str, Any] | None  # evaluation/report.json
+    dataset: dict[str, Any] = field(default_factory=dict)  # metadata of the data set's own card
+    figures: tuple[str, ...] = ()  # file names under figures/
+
+    @property
+    def name(self) -> str:
+        """Title of the card: architecture and data."""
+        return f"Dinov3CT {self.run['model']['preset']}, {self.dataset_name}"
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the training data are simulated scans, as the data set's card says by its name or its tags."""
+        return "phantom" in self.dataset_name.lower() or "synthetic" in self.dataset.get("tags", [])
+
+    @property
+    def dataset_name(self) -> str:
+        """The data set's own name, else the last part of its folder: never a path of the machine that trained."""
+        return self.dataset.get("pretty_name") or Path(self.run["data"]["folder"]).name
+
+
+def read_card_facts(run: Path, checkpoint: Path, folder: Path) -> CardFacts:
+    """Collect what the card says.
+
+    Args:
+        run: the run folder.
+        checkpoint: the checkpoint that was exported.
+        folder: the export, with its config files and figures.
+    """
+    run_yaml = read_run(run)
+    dataset_card = Path(run_yaml["data"]["folder"]) / "README.md"
+    step = json.loads((checkpoint / "state.json").read_text())["step"]
+    return CardFacts(
+        config=json.loads((folder / "config.json").read_text()),
+        processor=json.loads((folder / "preprocessor_config.json").read_text()),
+        run=run_yaml,
+        step=step,
+        seconds=seconds_in_loop(read_metrics(run), run_yaml.get("lineage", {}).get("images_per_step"), step),
+        report=report_of(run, checkpoint),
+        dataset=metadata_of(dataset_card.read_text()) if dataset_card.is_file() else {},
+        figures=tuple(sorted(path.name for path in folder.glob("figures/*.png"))),
+    )
+
+
+def report_of(run: Path, checkpoint: Path) -> dict[str, Any] | None:
+    """The evaluation of this very checkpoint; None if the run was never evaluated.
+
+    Raises:
+        ValueError: if it is the evaluation of another checkpoint: its numbers would be printed under false weights.
+    """
+    path = run / "evaluation" / "report.json"
+    if not path.is_file():
+        return None
+    report = json.loads(path.read_text())
+    evaluated = report["backbone"]["checkpoint"]
+    if evaluated != checkpoint.name:
+        raise ValueError(
+            f"Expected {path} to be the evaluation of {checkpoint.name}, which is being published; found that of "
+            f"{evaluated}. Run training/evaluate.py {run} again, or remove {path.parent} to publish without results."
+        )
+    return report
+
+
+def metadata_of(card: str) -> dict[str, Any]:
+    """The YAML block on top of a card; empty where there is none."""
+    block = _METADATA_BLOCK.match(card)
+    return (yaml.safe_load(block.group(1)) or {}) if block else {}
+
+
+def seconds_in_loop(records: list[dict[str, float]], images_per_step: int | None, step: int) -> float | None:
+    """Time that the updates up to `step` took, from the speed of each logged stretch; None where it was not logged."""
+    if images_per_step is None:
+        return None
+    seconds, last_step = 0.0, 0
+    for record in records:
+        if record["step"] <= step:
+            seconds += (record["step"] - last_step) * images_per_step / record["images_per_second"]
+            last_step = record["step"]
+    return seconds if last_step == step else None

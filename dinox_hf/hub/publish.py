@@ -1,0 +1,122 @@
+"""From a run folder to a folder that can go to the Hub: complete and checked, or not there at all."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..evaluation.learning import latest_checkpoint
+from .card import render_card
+from .card_facts import read_card_facts
+from .checks import refuse_unfit_to_publish
+from .export import Answer, answer_table, compare_in_clean_process, export_backbone
+
+
+def publish_run(run: Path, out: Path) -> list[Answer]:
+    """Write the latest teacher of a run as a Hub-ready folder, and prove that others can load it.
+
+    The folder appears in one move after every check: nothing of the machine in its text, no file that runs code when
+    opened, and tokens equal to the training checkpoint's in a process in which dinox_hf cannot be imported.
+
+    Args:
+        run: a run folder, with checkpoints/ and run.yaml; evaluation/ is used where present.
+        out: the new folder. An earlier export is replaced; any other folder is left alone.
+
+    Returns:
+        One `Answer` for each way of loading the folder.
+
+    Raises:
+        ValueError: no checkpoint or run.yaml, a foreign folder at `out`, or something that must not leave or would be
+            lost on the way.
+        RuntimeError: the folder gives other tokens than the checkpoint.
+    """
+    run, out = Path(run), Path(out)
+    checkpoint = latest_checkpoint(run)
+    refuse_foreign_folder(out)
+    with made_whole(out) as folder:
+        export_backbone(checkpoint / "backbone", folder, run_id(run, checkpoint))
+        copy_figures(run / "evaluation" / "figures", folder)
+        facts = read_card_facts(run, checkpoint, folder)
+        (folder / "README.md").write_text(render_card(facts))
+        refuse_unfit_to_publish(folder, run)
+        answers = compare_in_clean_process(folder, checkpoint / "backbone")
+        refuse_other_tokens(answers)
+    return answers
+
+
+def run_id(run: Path, checkpoint: Path) -> str:
+    """A short name that tells this run, at this step, from every other: from the text of run.yaml.
+
+    Raises:
+        ValueError: if the run does not say how it was trained.
+    """
+    run_yaml = run / "run.yaml"
+    if not run_yaml.is_file():
+        raise ValueError(
+            f"Expected run.yaml, the configuration of the run, in {run}; found none. A model is published only with "
+            f"the record of its training: give the `output` folder of training/pretrain.py, not a copy of its weights."
+        )
+    return f"{hashlib.sha256(run_yaml.read_bytes()).hexdigest()[:12]}-{checkpoint.name}"
+
+
+def refuse_foreign_folder(out: Path) -> None:
+    """Stop before anything that is not an earlier export of ours would be replaced.
+
+    Raises:
+        ValueError: if `out` holds something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())) or _is_our_export(out):
+        return
+    raise ValueError(
+        f"Expected a new folder, or an earlier export, at {out}; found something else there, which is left alone. "
+        f"Choose another name, or move it away yourself."
+    )
+
+
+@contextmanager
+def made_whole(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `out` when the block ends well, and vanishes when it does not."""
+    building, previous = (out.with_name(f".{out.name}.{state}") for state in ("building", "previous"))
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        yield building
+        if out.exists():
+            out.rename(previous)
+        building.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def copy_figures(figures: Path, folder: Path) -> None:
+    """Copy the evaluation's pictures to `figures/`, where the card shows them."""
+    pictures = sorted(figures.glob("*.png"))
+    if pictures:
+        (folder / "figures").mkdir()
+    for picture in pictures:
+        shutil.copyfile(picture, folder / "figures" / picture.name)
+
+
+def refuse_other_tokens(answers: list[Answer]) -> None:
+    """Stop an export that loads but answers differently.
+
+    Raises:
+        RuntimeError: with the whole comparison.
+    """
+    if not all(answer.is_equal for answer in answers):
+        names = sorted({name for answer in answers for name in answer.unmatched})
+        raise RuntimeError(
+            f"The exported folder should give the tokens of the training checkpoint; found\n{answer_table(answers)}\n"
+            f"Weights without a match: {', '.join(names[:6]) or 'none'}. Nothing was written. The checkpoint may come "
+            f"from another version of the model's code: export it with the version that trained it."
+        )
+
+
+def _is_our_export(out: Path) -> bool:
+    try:
+        return "dinox_run" in json.loads((out / "config.json").read_text())
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,133 @@
+import dataclasses
+import json
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+
+from dinox_hf.evaluation.learning import latest_checkpoint
+from dinox_hf.hub.card import render_card, validate_metadata
+from dinox_hf.hub.card_facts import CardFacts, metadata_of, read_card_facts, report_of, seconds_in_loop
+
+from .conftest import LINEAGE, make_report
+
+
+@pytest.fixture(scope="module")
+def facts(finished_run, published) -> CardFacts:
+    return read_card_facts(finished_run, latest_checkpoint(finished_run), published[0])
+
+
+def section(card, title):
+    return re.search(rf"## {title}\n\n(.*?)\n\n## ", card, re.DOTALL).group(1)
+
+
+def test_metadata_says_how_the_hub_may_offer_the_model(facts):
+    data = ModelCard(render_card(facts)).data
+    assert (data.license, data.library_name, data.pipeline_tag) == (
+        "gpl-3.0",
+        "transformers",
+        "image-feature-extraction",
+    )
+
+
+def test_a_model_of_phantoms_says_that_it_is_of_no_use_for_patients(facts):
+    card = render_card(facts)
+    assert "synthetic data" in card and "no use for patients" in card
+    assert "synthetic-data" in ModelCard(card).data.tags
+
+
+def test_a_model_of_real_scans_does_not(facts):
+    card = render_card(dataclasses.replace(facts, dataset={"pretty_name": "LIDC-IDRI", "license": "cc-by-3.0"}))
+    assert "synthetic" not in card and "under cc-by-3.0" in card
+
+
+def test_every_model_is_for_research_only(facts):
+    assert "Research use only" in render_card(dataclasses.replace(facts, dataset={}))
+
+
+def test_without_a_report_the_results_say_not_measured(facts):
+    card = render_card(dataclasses.replace(facts, report=None, figures=()))
+    assert section(card, "Results") == "Not measured."
+    assert "model-index" not in metadata_of(card)
+
+
+def test_every_score_stands_beside_its_controls_and_names_its_pooling(facts):
+    rows = [
+        line for line in section(render_card(facts), "Results").splitlines() if line.startswith("| malignancy A |")
+    ]
+    assert [row.split(" | ")[2] for row in rows] == ["cls", "mean"]
+    # backbone, random weights of the same pooling, size only, raw pixels
+    assert re.findall(r"(0\.\d{3}) \(", rows[0]) == ["0.900", "0.786", "0.671", "0.557"]
+
+
+def test_a_probe_without_numbers_says_why(facts):
+    assert "not measured, label 1 has 3 nodules of 2 patients" in section(render_card(facts), "Results")
+
+
+def test_metadata_holds_the_measured_scores_with_interval_and_controls(facts):
+    results = ModelCard(render_card(facts)).data.eval_results
+    assert [result.metric_value for result in results] == [0.9, 0.843]
+    assert results[0].metric_name == (
+        "AUC, cls pooling (95 % interval 0.860 to 0.940; random weights 0.786, size only 0.671, raw pixels 0.557)"
+    )
+    assert results[0].dataset_name == "Phantom chest CT"
+
+
+def test_an_evaluation_of_another_checkpoint_is_refused(tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "report.json").write_text(json.dumps(make_report("step_00000010")))
+    with pytest.raises(ValueError, match=r"step_00000020.*step_00000010.*evaluate\.py"):
+        report_of(tmp_path, tmp_path / "checkpoints" / "step_00000020")
+
+
+def test_the_lineage_names_code_data_and_amount_of_training(facts):
+    card = render_card(facts)
+    assert LINEAGE["dinox_hf_commit"] in section(card, "Lineage")
+    assert LINEAGE["data_fingerprint"] in section(card, "Lineage")
+    assert "| Images seen | 160 (8 an update) |" in card
+
+
+def test_what_the_run_did_not_record_has_no_line(facts):
+    run = {name: value for name, value in facts.run.items() if name != "lineage"}
+    card = render_card(dataclasses.replace(facts, run=run, seconds=None))
+    for absent in ("Images seen", "Time in the training loop", "commit", "| None |"):
+        assert absent not in card
+
+
+def test_gram_anchoring_is_claimed_only_once_it_has_begun(facts):
+    def objective(first_step):
+        run = facts.run | {"gram": {"first_step": first_step}}
+        return section(render_card(dataclasses.replace(facts, run=run, step=20)), "Training")
+
+    assert "Gram" not in objective(None) and "Gram" not in objective(20)
+    assert "Gram anchoring from step 0" in objective(0)
+
+
+def test_neighbouring_slices_make_the_snippets_take_three_slices(facts):
+    card = render_card(dataclasses.replace(facts, processor=facts.processor | {"channels": "neighbours"}))
+    assert "(3, 512, 512)" in card and "level, width = -600, 1500" in card
+
+
+def test_a_name_on_the_hub_stands_in_the_snippets(facts):
+    card = render_card(dataclasses.replace(facts, repo="dinox/tiny-ct"))
+    assert card.count('from_pretrained("dinox/tiny-ct"') == 3 and 'model="dinox/tiny-ct"' in card
+
+
+def test_time_is_summed_over_the_logged_stretches():
+    records = [{"step": 1, "images_per_second": 2.0}, {"step": 5, "images_per_second": 8.0}]
+    # 8 images at 2 a second, then 4 updates of 8 at 8 a second.
+    assert seconds_in_loop(records, images_per_step=8, step=5) == pytest.approx(4 + 4)
+    # Step 4 was not logged: no guess.
+    assert seconds_in_loop(records, images_per_step=8, step=4) is None
+
+
+def test_a_card_without_a_licence_is_refused():
+    with pytest.raises(ValueError, match=r"`license`.*None"):
+        validate_metadata("---\nlibrary_name: transformers\n---\n\n# Model\n")
+
+
+def test_a_result_without_a_number_is_refused():
+    metric = "{task: {type: t}, dataset: {type: d, name: d}, metrics: [{type: auc, value: .nan}]}"
+    head = "license: gpl-3.0\nlibrary_name: transformers\npipeline_tag: x\ntags: [ct]"
+    with pytest.raises(ValueError, match="not measured"):
+        validate_metadata(f"---\n{head}\nmodel-index: [{{name: m, results: [{metric}]}}]\n---\n")
