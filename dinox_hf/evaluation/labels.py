@@ -6,17 +6,6 @@ from typing import Literal
 import numpy as np
 
 MIN_READERS = 2  # one opinion alone is no consensus
-CHARACTERISTICS = (
-    "subtlety",
-    "internal_structure",
-    "calcification",
-    "sphericity",
-    "margin",
-    "lobulation",
-    "spiculation",
-    "texture",
-    "malignancy",
-)
 
 
 @dataclass(frozen=True)

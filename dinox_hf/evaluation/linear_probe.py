@@ -1,4 +1,4 @@
-"""Linear probe: how well one hyperplane in frozen features answers a yes-or-no question about patients never fitted on."""
+"""Linear probe: how well one hyperplane in frozen features answers a yes-or-no question about unseen patients."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -110,7 +110,8 @@ def _score_held_out(features, labels, folds, held_out, scores) -> None:
 def _choose_strengths(features, labels, folds, held_out) -> np.ndarray:
     """(len(held_out),) the C with the smallest log loss inside the other folds."""
     # A fit without folds a and b validates on b when a is held out, and on a when b is: fit it once.
-    pairs = {(seed, *sorted((fold, other))) for seed, fold in held_out for other in np.unique(folds[:, seed]) if other != fold}
+    others = {(seed, fold): [o for o in np.unique(folds[:, seed]) if o != fold] for seed, fold in held_out}
+    pairs = {(seed, *sorted((fold, other))) for (seed, fold), rest in others.items() for other in rest}
     pairs = {pair: position for position, pair in enumerate(sorted(pairs))}
     use_row = np.stack([(folds[:, seed] != a) & (folds[:, seed] != b) for seed, a, b in pairs], axis=1)
     num_strengths = len(STRENGTHS)
@@ -121,8 +122,7 @@ def _choose_strengths(features, labels, folds, held_out) -> np.ndarray:
     chosen = []
     for seed, fold in held_out:
         loss = np.zeros(num_strengths)
-        for other in np.unique(folds[:, seed]):
-            if other != fold:
-                loss += log_loss[folds[:, seed] == other, pairs[(seed, *sorted((fold, other)))]].sum(axis=0)
+        for other in others[seed, fold]:
+            loss += log_loss[folds[:, seed] == other, pairs[(seed, *sorted((fold, other)))]].sum(axis=0)
         chosen.append(STRENGTHS[loss.argmin()])
     return np.array(chosen)

@@ -1,6 +1,5 @@
 """The nodules of a built set, and square fields of millimetres cut around them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ import numpy as np
 from datasets import get_dataset_config_names, load_dataset
 
 from ..data.resampling import AIR_HU, banded_weights, resample
+from ..data.schema import CHARACTERISTICS
 from ..data.slices import SliceSet
-from .labels import CHARACTERISTICS
 
 _MASK_SCALE = 1000  # a mask is resampled as int16, where 0 and 1 alone would leave nothing between
 
@@ -102,12 +101,11 @@ def read_nodules(folder: str | Path) -> list[Nodule]:
             f"Expected a configuration 'nodules' in {folder}; found {', '.join(configurations)}. The evaluation needs "
             f"labelled nodules: build the set from a folder that holds the annotations (LIDC XML) beside the scans."
         )
-    nodules = [
-        _nodule(row, split) for split, rows in load_dataset(str(folder), "nodules").items() for row in rows
-    ]
+    nodules = [_nodule(row, split) for split, rows in load_dataset(str(folder), "nodules").items() for row in rows]
     if not nodules:
         raise ValueError(
-            f"Expected at least one nodule in {folder}; found an empty table. Build the set from scans with annotations."
+            f"Expected at least one nodule in {folder}; found an empty table. "
+            f"Build the set from scans with annotations."
         )
     return nodules
 
@@ -149,7 +147,12 @@ def cut_mask(nodule: Nodule, slice_shape: tuple[int, int], field: Field, size_px
 
 
 def cut_nodules(
-    scans: ScanSet, nodules: list[Nodule], field_mm: float, size_px: int, channels: str, shifts: np.ndarray | None = None
+    scans: ScanSet,
+    nodules: list[Nodule],
+    field_mm: float,
+    size_px: int,
+    channels: str,
+    shifts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A field of every nodule and its mask.
 
@@ -185,13 +188,11 @@ def _resampled(slices: np.ndarray, field: Field, size_px: int, fill: int, paddin
     outer = [slice(i.start - a, i.stop - a) for i, a in zip(inner, low, strict=True)]
     if all(i.stop > i.start for i in inner):
         window[:, outer[0], outer[1]] = slices[:, inner[0], inner[1]]
-    weights: Callable[[int], Any] = lambda axis: banded_weights(  # noqa: E731
-        field.middle_yx[axis] - field.extent_yx[axis] / 2 - low[axis],
-        field.extent_yx[axis],
-        window.shape[1 + axis],
-        size_px,
-    )
-    return resample(window, weights(0), weights(1), padding)
+    # The box in the window's own pixels: it begins between pixel 1 and pixel 2 of each axis.
+    offset = [m - e / 2 - a for m, e, a in zip(field.middle_yx, field.extent_yx, low, strict=True)]
+    weights_y = banded_weights(offset[0], field.extent_yx[0], window.shape[1], size_px)
+    weights_x = banded_weights(offset[1], field.extent_yx[1], window.shape[2], size_px)
+    return resample(window, weights_y, weights_x, padding)
 
 
 def _nodule(row: dict[str, Any], split: str) -> Nodule:

@@ -1,0 +1,140 @@
+"""Frozen features of a backbone and its random twins: pooled tokens and CLS attention, kept between evaluations."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
+from ..model.modeling_dinov3_ct import Dinov3CTModel, pool_tokens
+
+POOLINGS = ("cls", "mean", "max", "cls+mean")
+_TOKENS_PER_BATCH = 16384  # keeps a batch near 100 MB for a ViT-S
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network in evaluation mode, with the processor that makes its input."""
+
+    model: Dinov3CTModel
+    processor: Dinov3CTImageProcessor
+    digest: str  # of the weights: equal weights, equal features
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.model.config.patch_size
+
+
+def load_backbone(source: str | Path) -> Backbone:
+    """Load a transformers folder or Hub id and its image processor, on the accelerator if there is one.
+
+    Raises:
+        ValueError: if a local folder holds no transformers model.
+    """
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise ValueError(
+            f"Expected a run folder with checkpoints/ or a transformers folder with config.json; found neither in "
+            f"{source}. Name the folder that training/pretrain.py wrote (its --output), or a model folder."
+        )
+    return _frozen(Dinov3CTModel.from_pretrained(source), Dinov3CTImageProcessor.from_pretrained(source))
+
+
+def random_twin(backbone: Backbone, seed: int) -> Backbone:
+    """The same architecture as its pretraining would initialise it: what the network does before it has learned."""
+    # A fork leaves the caller's generator where it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Dinov3CTModel(backbone.model.config)
+    return _frozen(model, backbone.processor)
+
+
+def pooled_features(backbone: Backbone, fields_hu: np.ndarray) -> dict[str, np.ndarray]:
+    """Every pooling of the tokens of one forward pass, as (N, D) float32; "cls+mean" is (N, 2D).
+
+    Args:
+        backbone: the network.
+        fields_hu: (N, C, size, size) HU, C as the processor's `channels` asks for.
+    """
+    pooled: dict[str, list[Tensor]] = {pooling: [] for pooling in POOLINGS}
+    registers = backbone.model.config.num_register_tokens
+    with torch.inference_mode():
+        for pixel_values in _batches(backbone, fields_hu):
+            tokens = backbone.model(pixel_values).last_hidden_state
+            for pooling in POOLINGS:
+                pooled[pooling].append(pool_tokens(tokens, registers, pooling).float().cpu())
+    return {pooling: torch.cat(batches).numpy() for pooling, batches in pooled.items()}
+
+
+def attention_maps(backbone: Backbone, fields_hu: np.ndarray) -> np.ndarray:
+    """Where the CLS token of the last layer looks: (N, heads, rows, columns) float32 on the patch grid.
+
+    Attention to the CLS and register tokens is left out; what remains of a head need not sum to 1.
+    """
+    first_patch = 1 + backbone.model.config.num_register_tokens
+    side = fields_hu.shape[-1] // backbone.patch_size
+    maps = []
+    with torch.inference_mode():
+        for pixel_values in _batches(backbone, fields_hu):
+            last_layer = backbone.model.cls_attention_rows(pixel_values)[-1]
+            maps.append(last_layer[:, :, 0, first_patch:].float().cpu().unflatten(-1, (side, side)))
+    return torch.cat(maps).numpy()
+
+
+def patch_tokens(backbone: Backbone, fields_hu: np.ndarray) -> np.ndarray:
+    """Patch tokens after the final norm: (N, rows, columns, D) float32."""
+    first_patch = 1 + backbone.model.config.num_register_tokens
+    side = fields_hu.shape[-1] // backbone.patch_size
+    with torch.inference_mode():
+        tokens = [backbone.model(pixel_values).last_hidden_state for pixel_values in _batches(backbone, fields_hu)]
+    return torch.cat(tokens)[:, first_patch:].float().cpu().unflatten(1, (side, side)).numpy()
+
+
+def cached(folder: Path, key: dict[str, Any], compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays from `folder/<hash of key>.npz`, computed and written there the first time.
+
+    Args:
+        folder: made when missing.
+        key: everything that the arrays depend on, as plain JSON values.
+        compute: called without arguments on a miss.
+    """
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"{name}.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    arrays = compute()
+    folder.mkdir(parents=True, exist_ok=True)
+    # Renamed into place, so that a killed evaluation never leaves half a file to be believed.
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    with unfinished.open("wb") as file:
+        np.savez(file, **arrays)
+    unfinished.replace(path)
+    return arrays
+
+
+def _frozen(model: Dinov3CTModel, processor: Dinov3CTImageProcessor) -> Backbone:
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().contiguous().numpy().tobytes())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Backbone(model.eval().float().to(device), processor, digest.hexdigest()[:16])
+
+
+def _batches(backbone: Backbone, fields_hu: np.ndarray) -> Iterator[Tensor]:
+    """pixel_values in batches; the fields have their size already, so the processor only windows and normalises."""
+    size = fields_hu.shape[-1]
+    batch_size = max(1, _TOKENS_PER_BATCH // (size // backbone.patch_size) ** 2)
+    for start in range(0, len(fields_hu), batch_size):
+        batch = list(fields_hu[start : start + batch_size])
+        # Padding became air when the field was cut.
+        inputs = backbone.processor(batch, size={"height": size, "width": size}, padding_hu=None, return_tensors="pt")
+        yield inputs["pixel_values"].to(backbone.model.device)

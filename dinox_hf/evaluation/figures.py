@@ -1,0 +1,210 @@
+"""The pictures of an evaluation: attention on nodules, patch colours, training curves, probes and controls."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from ..model.image_processing_dinov3_ct import window_hu
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito: told apart by colour-blind readers as well.
+BLUE, GREY, ORANGE, GREEN, RED, PINK = "#0072B2", "#8C8C8C", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+LUNG_WINDOW = (-600.0, 1500.0)  # level, width in HU
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+def draw_attention(
+    path: Path, fields_hu: np.ndarray, masks: np.ndarray, maps: dict[str, np.ndarray], titles: Sequence[str]
+) -> None:
+    """One column a nodule: the CT with the readers' outline, then one row a map over the same CT.
+
+    Args:
+        path: the PNG.
+        fields_hu: (n, size, size) HU.
+        masks: (n, size, size) bool.
+        maps: by row title, (n, size, size) non-negative.
+        titles: n column titles.
+    """
+    with plt.rc_context(_STYLE):
+        num_rows = 1 + len(maps)
+        figure, axes = plt.subplots(
+            num_rows, len(fields_hu), figsize=(1.9 * len(fields_hu) + 0.4, 1.95 * num_rows + 0.3), squeeze=False
+        )
+        for column, title in enumerate(titles):
+            for row, heat in enumerate([None, *maps.values()]):
+                axis = axes[row, column]
+                axis.imshow(window_hu(fields_hu[column], *LUNG_WINDOW), cmap="gray", vmin=0, vmax=1)
+                if heat is not None:
+                    _overlay(axis, heat[column])
+                axis.contour(masks[column], levels=[0.5], colors=[ORANGE], linewidths=1.2)
+                _bare(axis)
+            axes[0, column].set_title(title, fontsize=8.5, loc="center")
+        for row, name in enumerate(["CT, readers' outline", *maps]):
+            axes[row, 0].set_ylabel(name)
+        figure.tight_layout(pad=0.4)
+        _save(figure, path)
+
+
+def draw_patch_colours(
+    path: Path, slices_hu: np.ndarray, tokens: dict[str, np.ndarray], titles: Sequence[str]
+) -> None:
+    """One row a slice: the CT in the lung window, then the first three principal components of its patch tokens.
+
+    Args:
+        path: the PNG.
+        slices_hu: (n, size, size) HU.
+        tokens: by column title, (n, rows, columns, D); one basis for all n slices of a column.
+        titles: n row titles.
+    """
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            len(slices_hu),
+            1 + len(tokens),
+            figsize=(2.9 * (1 + len(tokens)), 2.95 * len(slices_hu) + 0.25),
+            squeeze=False,
+        )
+        for row, slice_hu in enumerate(slices_hu):
+            axes[row, 0].imshow(window_hu(slice_hu, *LUNG_WINDOW), cmap="gray", vmin=0, vmax=1)
+            axes[row, 0].set_ylabel(titles[row])
+        for column, values in enumerate(tokens.values(), start=1):
+            for row, colours in enumerate(patch_colours(values, slices_hu)):
+                axes[row, column].imshow(colours, interpolation="nearest")
+        for axis, title in zip(axes[0], ["CT, lung window", *tokens], strict=True):
+            axis.set_title(title)
+        for axis in axes.flat:
+            _bare(axis)
+        figure.tight_layout(pad=0.4)
+        _save(figure, path)
+
+
+def patch_colours(tokens: np.ndarray, slices_hu: np.ndarray, air_below_hu: float = -950) -> np.ndarray:
+    """First three principal components of the patch tokens inside the body as red, green, blue; air is black.
+
+    Args:
+        tokens: (n, rows, columns, D).
+        slices_hu: (n, size, size) HU, size a multiple of rows and columns.
+        air_below_hu: a patch with a lower mean is left out of the basis and drawn black.
+
+    Returns:
+        (n, rows, columns, 3) in [0, 1].
+    """
+    num, rows, columns, _ = tokens.shape
+    by_patch = slices_hu.reshape(num, rows, slices_hu.shape[1] // rows, columns, slices_hu.shape[2] // columns)
+    in_body = by_patch.mean(axis=(2, 4)) > air_below_hu
+    body = tokens[in_body].astype(np.float64)
+    centred = body - body.mean(axis=0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    scores = centred @ directions[:3].T
+    # The sign of a component means nothing; fix it, so that equal inputs give equal pictures on every machine.
+    scores *= np.where(np.abs(scores.min(axis=0)) > scores.max(axis=0), -1, 1)
+    low, high = np.percentile(scores, (2, 98), axis=0)
+    colours = np.zeros((num, rows, columns, 3))
+    colours[in_body] = np.clip((scores - low) / np.maximum(high - low, 1e-12), 0.02, 1)
+    return colours
+
+
+def draw_curves(path: Path, records: list[dict[str, float]], log_k: float) -> None:
+    """Losses, CLS loss and teacher entropy against log K, effective rank, learning rate over the steps."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(9.2, 5.6), sharex=True)
+        losses = {"dino_global": BLUE, "dino_local": GREEN, "ibot": ORANGE, "gram": RED, "koleo": PINK}
+        for name, colour in losses.items():
+            _curve(axes[0, 0], records, name, colour, name.replace("_", " "))
+        axes[0, 0].set(title="Loss terms, weighted")
+        axes[0, 0].legend(ncols=2)
+
+        _curve(axes[0, 1], records, "cls_loss", BLUE, "CLS loss")
+        _curve(axes[0, 1], records, "teacher_entropy", GREEN, "teacher entropy, marginal")
+        axes[0, 1].axhline(log_k, color=GREY, linestyle="--", label=f"log K = {log_k:.2f}: nothing learned (loss)")
+        axes[0, 1].set(title="CLS loss and teacher entropy (nats)", ylim=(0, 1.12 * log_k))
+        axes[0, 1].legend(loc="lower left")
+
+        _curve(axes[1, 0], records, "effective_rank", BLUE, "effective rank")
+        axes[1, 0].set(title="Effective rank of the teacher's CLS tokens", xlabel="step", ylim=(0, None))
+        _curve(axes[1, 1], records, "lr", RED, "learning rate")
+        axes[1, 1].set(title="Learning rate", xlabel="step", ylim=(0, None))
+        figure.tight_layout()
+        _save(figure, path)
+
+
+def draw_probes(path: Path, probes: list[dict[str, Any]]) -> None:
+    """One line a question: AUC and its interval for the backbone, its random twins, nodule size and raw pixels.
+
+    Args:
+        path: the PNG.
+        probes: measured probes of the report.
+    """
+    shown = [
+        ("backbone", "cls", BLUE, "o"),
+        ("random weights", "cls", GREY, "o"),
+        ("backbone", "cls+mean", BLUE, "s"),
+        ("random weights", "cls+mean", GREY, "s"),
+        ("raw pixels, PCA-64", "–", GREEN, "^"),
+        ("size only", "–", ORANGE, "D"),
+    ]
+    with plt.rc_context(_STYLE | {"axes.spines.left": False}):
+        figure, axis = plt.subplots(figsize=(8.6, 0.72 * len(probes) + 1.5))
+        for position, probe in enumerate(probes):
+            by_name = {(score["features"], score["pooling"]): score for score in probe["scores"]}
+            for line, (features, pooling, colour, marker) in enumerate(shown):
+                score = by_name[features, pooling]
+                y = position + 0.12 * (line - (len(shown) - 1) / 2)
+                label = f"{features}{'' if pooling == '–' else f' ({pooling})'}" if position == 0 else None
+                axis.plot(score["interval"], [y, y], color=colour, linewidth=1.3, alpha=0.55)
+                axis.plot(score["auc"], y, marker, color=colour, markersize=5.5, label=label, zorder=3)
+            if position % 2:
+                axis.axhspan(position - 0.5, position + 0.5, color="#F6F6F6", zorder=0)
+        axis.axvline(0.5, color=GREY, linestyle="--", linewidth=1)
+        axis.set_yticks(
+            range(len(probes)), [f"{p['question']}\n{p['num_positive']} of {p['num_nodules']} nodules" for p in probes]
+        )
+        axis.set(ylim=(len(probes) - 0.5, -0.5), xlabel="AUC out of fold, 95 % interval by patient (0.5 is chance)")
+        axis.tick_params(axis="y", length=0)
+        axis.grid(visible=False, axis="y")
+        axis.legend(loc="lower center", bbox_to_anchor=(0.42, 1.0), ncols=3, handletextpad=0.2)
+        figure.tight_layout()
+        _save(figure, path)
+
+
+def _curve(axis: Axes, records: list[dict[str, float]], name: str, colour: str, label: str) -> None:
+    points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+    if points:
+        axis.plot(*zip(*points, strict=True), color=colour, label=label)
+
+
+def _overlay(axis: Axes, heat: np.ndarray) -> None:
+    """The stronger the heat the less of the CT shines through; each map is scaled by its own range."""
+    scaled = (heat - heat.min()) / max(heat.max() - heat.min(), 1e-12)
+    axis.imshow(scaled, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.6 * scaled)
+
+
+def _bare(axis: Axes) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the software stamp equal numbers give equal files.
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(figure)
