@@ -29,6 +29,7 @@ class CropsConfig:
     Sizes, scales and the three blur probabilities follow the DINOv3 recipe (arXiv:2508.10104). The released code
     inverts its blur probabilities; 0, 0.9 and 0.5 are those that the released weights were really trained with. We
     depart in the strength of the blur: the recipe's sigma reaches 2 px, which wipes out the margin of a small nodule.
+    Flips are on, as in the recipe's ImageNet stage; its 7B stages have none.
     """
 
     global_size: int = 224  # px
@@ -44,7 +45,7 @@ class CropsConfig:
     blur_sigma: tuple[float, float] = (0.1, 1.0)  # px of the crop
 
     def __post_init__(self) -> None:
-        smallest = min(self.global_size, self.local_size, self.gram_size or self.global_size)
+        smallest = min(size for size in (self.global_size, self.local_size, self.gram_size) if size is not None)
         _expect(smallest >= 8, "the sizes of crops", ">= 8 px", smallest, "the recipe uses 224 and 96")
         _expect(self.num_local >= 0, "crops.num_local", ">= 0", self.num_local, "0 trains on global crops only")
         for name in ("global_scale", "local_scale"):
@@ -53,13 +54,7 @@ class CropsConfig:
         low, high = self.aspect_ratio
         _expect(0 < low <= high, "crops.aspect_ratio", "0 < low <= high", (low, high), "the recipe uses 3/4 to 4/3")
         low, high = self.blur_sigma
-        _expect(
-            0 < low <= high,
-            "crops.blur_sigma",
-            "0 < low <= high",
-            (low, high),
-            "for no blur set blur_probability to 0",
-        )
+        _expect(0 < low <= high, "crops.blur_sigma", "0 < low <= high", (low, high), "blur_probability 0 means none")
         for probability in (self.horizontal_flip, *self.blur_probability):
             _expect(0 <= probability <= 1, "a probability of crops", "between 0 and 1", probability, "0 means never")
         if self.field_mm is not None:

@@ -66,7 +66,10 @@ def banded_weights(
 
 
 def dense(weights: BandedWeights, size_in: int) -> np.ndarray:
-    """The same weights as a full matrix (size_out, size_in) float32: a crop is `dense_y @ slice @ dense_x.T`."""
+    """The same weights as a full matrix (size_out, size_in) float32.
+
+    A crop is `dense_y @ slice_hu @ dense_x.T`, once the slice's padding has been turned into air.
+    """
     size_out, band = weights.values.shape
     matrix = np.zeros((size_out, size_in), dtype=np.float32)
     columns = weights.start[:, None] + np.arange(band)

@@ -1,4 +1,4 @@
-"""A tiny built set, written with nothing but pyarrow: what `load_dataset` and `SliceSet` meet on disk."""
+"""A tiny built set on disk, written without the builder, so that a test may also write a wrong one."""
 
 from pathlib import Path
 
@@ -6,20 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA = pa.schema(
-    {
-        "image": pa.list_(pa.list_(pa.int16())),
-        "patient_id": pa.string(),
-        "series_id": pa.string(),
-        "slice_uid": pa.string(),
-        "slice_index": pa.int32(),
-        "num_slices": pa.int32(),
-        "z_mm": pa.float64(),
-        "spacing_mm": pa.list_(pa.float64(), 3),
-        "padding_hu": pa.int32(),
-        "modality": pa.string(),
-    }
-)
+from dinox_hf.data.schema import SLICE_FEATURES
+
+SCHEMA = SLICE_FEATURES.arrow_schema
 README = """---
 configs:
 - config_name: slices

@@ -184,9 +184,10 @@ def test_neighbours_are_cut_from_one_box():
     [
         ({"global_scale": (0.5, 1.5)}, r"crops.global_scale must be 0 < low <= high <= 1; found \(0.5, 1.5\)"),
         ({"local_size": 4}, r"crops must be >= 8 px; found 4"),
+        ({"gram_size": 0}, r"crops must be >= 8 px; found 0"),
         ({"num_local": -1}, r"crops.num_local must be >= 0; found -1"),
         ({"blur_probability": (0.0, 9.0, 0.5)}, r"between 0 and 1; found 9.0"),
-        ({"blur_sigma": (0.0, 1.0)}, r"crops.blur_sigma.*set blur_probability to 0"),
+        ({"blur_sigma": (0.0, 1.0)}, r"crops.blur_sigma.*blur_probability 0 means none"),
         ({"aspect_ratio": (2.0, 1.0)}, r"crops.aspect_ratio must be 0 < low <= high"),
         ({"field_mm": 0.0}, r"crops.field_mm must be > 0 mm; found 0.0.*null takes the whole slice"),
     ],
