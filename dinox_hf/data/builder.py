@@ -364,7 +364,9 @@ def _assemble(building: Path, pieces: list[Piece], records: list[dict], report: 
     for split in report["splits"]:
         shards = [by_key[record["key"]] for record in records if record["split"] == split]
         nodules = pa.concat_tables([pq.read_table(shard.nodules_path) for shard in shards])
-        write_nodules(nodules, finished / "nodules" / f"{split}-00000-of-00001.parquet")
+        # `datasets` cannot open a split without rows.
+        if len(nodules):
+            write_nodules(nodules, finished / "nodules" / f"{split}-00000-of-00001.parquet")
         for number, shard in enumerate(shards):
             name = f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
             os.replace(shard.slices_path, finished / "slices" / name)

@@ -38,6 +38,12 @@ def render_card(report: dict, collection: dict[str, str]) -> str:
 
 
 def _metadata(report: dict, collection: dict[str, str]) -> dict:
+    # `datasets` cannot open a split without rows, so what has no nodule is not offered.
+    splits = {
+        config: {name: counts for name, counts in report["splits"].items() if counts[f"num_{config}"]}
+        for config in FEATURES
+    }
+    offered = [config for config in FEATURES if splits[config]]
     return {
         "pretty_name": collection["name"],
         "license": collection["license"],
@@ -46,21 +52,21 @@ def _metadata(report: dict, collection: dict[str, str]) -> dict:
         "configs": [
             {
                 "config_name": config,
-                "data_files": [{"split": split, "path": f"{config}/{split}-*.parquet"} for split in report["splits"]],
+                "data_files": [{"split": name, "path": f"{config}/{name}-*.parquet"} for name in splits[config]],
                 **({"default": True} if config == "slices" else {}),
             }
-            for config in FEATURES
+            for config in offered
         ],
         "dataset_info": [
             {
                 "config_name": config,
-                "features": features._to_yaml_list(),
+                "features": FEATURES[config]._to_yaml_list(),
                 "splits": [
-                    {"name": split, "num_bytes": row[f"{config}_bytes"], "num_examples": row[f"num_{config}"]}
-                    for split, row in report["splits"].items()
+                    {"name": name, "num_bytes": counts[f"{config}_bytes"], "num_examples": counts[f"num_{config}"]}
+                    for name, counts in splits[config].items()
                 ],
             }
-            for config, features in FEATURES.items()
+            for config in offered
         ],
     }
 
