@@ -35,7 +35,6 @@ def render_card(facts: CardFacts) -> str:
         "training_data": _training_data(facts),
         "training": _training(facts),
         "results": results_section(facts.report) if facts.report else NOT_MEASURED,
-        "figures": "\n\n".join(f"![{_caption(name)}](figures/{name})" for name in facts.figures),
         "lineage": _lineage(facts),
         "data_licence": _data_licence(facts),
     }
@@ -84,7 +83,7 @@ def validate_metadata(text: str) -> None:
 def template(name: str) -> str:
     """A card template: from model_card/ of the checkout, or as packed into the wheel."""
     folder = _PACKED_TEMPLATES if _PACKED_TEMPLATES.is_dir() else _CHECKOUT_TEMPLATES
-    return (folder / name).read_text()
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def _summary(facts: CardFacts) -> str:
@@ -144,7 +143,7 @@ def _training_data(facts: CardFacts) -> str:
     lineage = facts.run.get("lineage", {})
     rows = [("Data set", facts.dataset_name), ("Split", facts.run["data"].get("split"))]
     rows += [("Slices", lineage.get("data_num_slices")), ("Fingerprint", lineage.get("data_fingerprint"))]
-    known = "" if facts.dataset else "\n\nThe data set's own card was not at hand when this card was written."
+    known = "" if facts.dataset else "\n\nThe data set's own card was not at hand: origin and licence are not known."
     synthetic = "\n\nSimulated chest CT: no patient, no scanner, no population." if facts.is_synthetic else ""
     return _table(rows) + synthetic + known
 
@@ -158,7 +157,6 @@ def _training(facts: CardFacts) -> str:
         [
             ("Objective", "DINO + iBOT + KoLeo" + (f" + Gram anchoring from step {gram_start}" if has_gram else "")),
             ("Weights", "teacher (moving average of the student)"),
-            ("Initialised from", "random weights"),
             ("Updates", f"{facts.step:,} of {run['steps']:,} planned"),
             ("Images seen", f"{facts.step * images:,} ({images} an update)" if images else None),
             ("Crops", f"2 of {crops['global_size']} px, {crops['num_local']} of {crops['local_size']} px"),
@@ -201,7 +199,3 @@ def _duration(seconds: float | None) -> str | None:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-
-
-def _caption(file_name: str) -> str:
-    return Path(file_name).stem.replace("_", " ").capitalize()

@@ -25,7 +25,6 @@ class CardFacts:
     seconds: float | None  # spent in the training loop, where metrics.jsonl tells
     report: dict[str, Any] | None  # evaluation/report.json
     dataset: dict[str, Any] = field(default_factory=dict)  # metadata of the data set's own card
-    figures: tuple[str, ...] = ()  # file names under figures/
 
     @property
     def name(self) -> str:
@@ -43,16 +42,16 @@ class CardFacts:
         return self.dataset.get("pretty_name") or Path(self.run["data"]["folder"]).name
 
 
-def read_card_facts(run: Path, checkpoint: Path, folder: Path) -> CardFacts:
+def read_card_facts(run: Path, checkpoint: Path, folder: Path, report: dict[str, Any] | None) -> CardFacts:
     """Collect what the card says.
 
     Args:
         run: the run folder.
         checkpoint: the checkpoint that was exported.
-        folder: the export, with its config files and figures.
+        folder: the export, with its config files.
+        report: the evaluation of the checkpoint, of `report_of`.
     """
     run_yaml = read_run(run)
-    dataset_card = Path(run_yaml["data"]["folder"]) / "README.md"
     step = json.loads((checkpoint / "state.json").read_text())["step"]
     return CardFacts(
         config=json.loads((folder / "config.json").read_text()),
@@ -60,9 +59,8 @@ def read_card_facts(run: Path, checkpoint: Path, folder: Path) -> CardFacts:
         run=run_yaml,
         step=step,
         seconds=seconds_in_loop(read_metrics(run), run_yaml.get("lineage", {}).get("images_per_step"), step),
-        report=report_of(run, checkpoint),
-        dataset=metadata_of(dataset_card.read_text()) if dataset_card.is_file() else {},
-        figures=tuple(sorted(path.name for path in folder.glob("figures/*.png"))),
+        report=report,
+        dataset=dataset_metadata(run, run_yaml["data"]["folder"]),
     )
 
 
@@ -75,7 +73,7 @@ def report_of(run: Path, checkpoint: Path) -> dict[str, Any] | None:
     path = run / "evaluation" / "report.json"
     if not path.is_file():
         return None
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     evaluated = report["backbone"]["checkpoint"]
     if evaluated != checkpoint.name:
         raise ValueError(
@@ -83,6 +81,18 @@ def report_of(run: Path, checkpoint: Path) -> dict[str, Any] | None:
             f"{evaluated}. Run training/evaluate.py {run} again, or remove {path.parent} to publish without results."
         )
     return report
+
+
+def dataset_metadata(run: Path, folder: str) -> dict[str, Any]:
+    """What the data set's card says of itself; empty if it is no longer there.
+
+    A relative folder counts from where the run was started: from here, or from a folder above the run.
+    """
+    for start in (Path(), *run.resolve().parents):
+        card = start / folder / "README.md"
+        if card.is_file():
+            return metadata_of(card.read_text(encoding="utf-8"))
+    return {}
 
 
 def metadata_of(card: str) -> dict[str, Any]:

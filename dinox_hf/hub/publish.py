@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..evaluation.learning import latest_checkpoint
 from .card import render_card
-from .card_facts import read_card_facts
+from .card_facts import read_card_facts, report_of
 from .checks import refuse_unfit_to_publish
 from .export import Answer, answer_table, compare_in_clean_process, export_backbone
 
@@ -32,14 +32,16 @@ def publish_run(run: Path, out: Path) -> list[Answer]:
             lost on the way.
         RuntimeError: the folder gives other tokens than the checkpoint.
     """
-    run, out = Path(run), Path(out)
+    run, out = Path(run), Path(out).resolve()
     checkpoint = latest_checkpoint(run)
+    report = report_of(run, checkpoint)
     refuse_foreign_folder(out)
     with made_whole(out) as folder:
         export_backbone(checkpoint / "backbone", folder, run_id(run, checkpoint))
-        copy_figures(run / "evaluation" / "figures", folder)
-        facts = read_card_facts(run, checkpoint, folder)
-        (folder / "README.md").write_text(render_card(facts))
+        for figure in (report or {}).get("figures", {}).values():
+            copy_figure(run / "evaluation" / figure, folder / figure)
+        facts = read_card_facts(run, checkpoint, folder, report)
+        (folder / "README.md").write_text(render_card(facts), encoding="utf-8")
         refuse_unfit_to_publish(folder, run)
         answers = compare_in_clean_process(folder, checkpoint / "backbone")
         refuse_other_tokens(answers)
@@ -83,21 +85,19 @@ def made_whole(out: Path) -> Iterator[Path]:
     building.mkdir(parents=True)
     try:
         yield building
+        shutil.rmtree(previous, ignore_errors=True)
         if out.exists():
             out.rename(previous)
         building.rename(out)
+        shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
 
 
-def copy_figures(figures: Path, folder: Path) -> None:
-    """Copy the evaluation's pictures to `figures/`, where the card shows them."""
-    pictures = sorted(figures.glob("*.png"))
-    if pictures:
-        (folder / "figures").mkdir()
-    for picture in pictures:
-        shutil.copyfile(picture, folder / "figures" / picture.name)
+def copy_figure(source: Path, target: Path) -> None:
+    """Copy one picture of the evaluation to where the card shows it."""
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 def refuse_other_tokens(answers: list[Answer]) -> None:

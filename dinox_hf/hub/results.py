@@ -22,10 +22,14 @@ def results_section(report: dict[str, Any]) -> str:
         "### Linear probes",
         cls_gain_line(report["cls_gain"]),
         _probes(report["probes"]),
+        _figure(report, "probes", "Linear probes beside their controls"),
         "### Attention on nodules",
         _attention(report["attention"][0]),
+        _figure(report, "attention", "CLS attention on nodules; orange: where at least half of the readers drew"),
         "### Training and features",
         _criteria(report),
+        _figure(report, "training_curves", "Training curves"),
+        _figure(report, "patch_colours", "First three principal components of the patch tokens as colours"),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -104,6 +108,11 @@ def _criteria(report: dict[str, Any]) -> str:
         + f"\n\nEffective rank of CLS features over {slices[BACKBONE]['num_images']} slices: "
         + f"{slices[BACKBONE]['effective_rank']:.1f}, random weights {slices[RANDOM]['effective_rank']:.1f}."
     )
+
+
+def _figure(report: dict[str, Any], name: str, caption: str) -> str:
+    path = report["figures"].get(name)
+    return f"![{caption}]({path})" if path else ""
 
 
 def _measured(probes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -69,6 +69,7 @@ def make_report(checkpoint):
         "cls_gain": {"gain": 0.057, "interval": [0.01, 0.1], "pooling": "cls", "attributes": ["margin"]},
         "attention": [{"field_mm": 48.0, "maps": {"backbone, mean of heads": map_scores, "centre prior": map_scores}}],
         "collapse": {"slices": {name: {"num_images": 120, "effective_rank": 23.4} for name in (BACKBONE, RANDOM)}},
+        "figures": {"attention": "figures/attention.png"},
         "learning": facts | {"criteria": learning_criteria(facts, 23.4, None)},
     }
 
@@ -95,7 +96,7 @@ def make_run(folder, **model_overrides):
     figures = folder / "evaluation" / "figures"
     figures.mkdir(parents=True)
     (figures.parent / "report.json").write_text(json.dumps(make_report("step_00000020")))
-    Image.new("RGB", (8, 8)).save(figures / "attention_overlay.png")
+    Image.new("RGB", (8, 8)).save(figures / "attention.png")
     return folder
 
 

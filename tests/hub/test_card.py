@@ -7,14 +7,22 @@ from huggingface_hub import ModelCard
 
 from dinox_hf.evaluation.learning import latest_checkpoint
 from dinox_hf.hub.card import render_card, validate_metadata
-from dinox_hf.hub.card_facts import CardFacts, metadata_of, read_card_facts, report_of, seconds_in_loop
+from dinox_hf.hub.card_facts import (
+    CardFacts,
+    dataset_metadata,
+    metadata_of,
+    read_card_facts,
+    report_of,
+    seconds_in_loop,
+)
 
 from .conftest import LINEAGE, make_report
 
 
 @pytest.fixture(scope="module")
 def facts(finished_run, published) -> CardFacts:
-    return read_card_facts(finished_run, latest_checkpoint(finished_run), published[0])
+    checkpoint = latest_checkpoint(finished_run)
+    return read_card_facts(finished_run, checkpoint, published[0], report_of(finished_run, checkpoint))
 
 
 def section(card, title):
@@ -46,7 +54,7 @@ def test_every_model_is_for_research_only(facts):
 
 
 def test_without_a_report_the_results_say_not_measured(facts):
-    card = render_card(dataclasses.replace(facts, report=None, figures=()))
+    card = render_card(dataclasses.replace(facts, report=None))
     assert section(card, "Results") == "Not measured."
     assert "model-index" not in metadata_of(card)
 
@@ -58,6 +66,11 @@ def test_every_score_stands_beside_its_controls_and_names_its_pooling(facts):
     assert [row.split(" | ")[2] for row in rows] == ["cls", "mean"]
     # backbone, random weights of the same pooling, size only, raw pixels
     assert re.findall(r"(0\.\d{3}) \(", rows[0]) == ["0.900", "0.786", "0.671", "0.557"]
+
+
+def test_the_evaluations_figures_are_shown_where_they_lie(facts, published):
+    path = re.search(r"!\[CLS attention.*?\]\((.*?)\)", render_card(facts)).group(1)
+    assert (published[0] / path).is_file()
 
 
 def test_a_probe_without_numbers_says_why(facts):
@@ -111,6 +124,13 @@ def test_neighbouring_slices_make_the_snippets_take_three_slices(facts):
 def test_a_name_on_the_hub_stands_in_the_snippets(facts):
     card = render_card(dataclasses.replace(facts, repo="dinox/tiny-ct"))
     assert card.count('from_pretrained("dinox/tiny-ct"') == 3 and 'model="dinox/tiny-ct"' in card
+
+
+def test_the_data_sets_card_is_found_from_a_folder_above_the_run(tmp_path):
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    (tmp_path / "out" / "data" / "README.md").write_text("---\npretty_name: Chest CT\n---\n")
+    assert dataset_metadata(tmp_path / "out" / "run", "out/data") == {"pretty_name": "Chest CT"}
+    assert dataset_metadata(tmp_path / "out" / "run", "out/gone") == {}
 
 
 def test_time_is_summed_over_the_logged_stretches():

@@ -43,7 +43,7 @@ def test_the_folder_holds_these_files_and_no_other(published):
         "README.md",
         "config.json",
         "configuration_dinov3_ct.py",
-        "figures/attention_overlay.png",
+        "figures/attention.png",
         "image_processing_dinov3_ct.py",
         "model.safetensors",
         "modeling_dinov3_ct.py",
