@@ -58,28 +58,6 @@ def draw_anatomy(rng: np.random.Generator, width_mm: float) -> Anatomy:
     )
 
 
-@dataclass(frozen=True)
-class Frame:
-    """Where the pixels of every slice lie in the standard patient; computed once for a volume."""
-
-    x: np.ndarray  # (1, X) to the patient's left
-    y: np.ndarray  # (Y, 1) to posterior
-    radius: np.ndarray  # (Y, X) distance from the axis of the body
-    bend: np.ndarray  # (Y, X) factor by which this patient's outline departs from the superellipse
-    edge: float  # pixel size: the width of a soft edge
-    middle: slice  # columns that hold the heart, the great vessels and the spine
-
-
-def frame_of(anatomy: Anatomy, x_mm: np.ndarray, y_mm: np.ndarray) -> Frame:
-    """The frame of pixel centres at `x_mm` (X,) and `y_mm` (Y,) in millimetres of the real patient."""
-    x = np.float32(x_mm / anatomy.scale)[None, :]
-    y = np.float32(y_mm / anatomy.scale)[:, None]
-    angle = np.arctan2(y, x)
-    bend = 1 + sum(size * np.cos(order * angle + phase) for order, (size, phase) in enumerate(anatomy.wobble, start=2))
-    middle = slice(*np.searchsorted(x[0], [-85.0, 85.0]).tolist())
-    return Frame(x, y, length(x, y) + 1, np.float32(bend), float(x[0, 1] - x[0, 0]), middle)
-
-
 class Canvas:
     """One slice in HU on which organs are painted with soft edges, as partial volume leaves them."""
 
@@ -97,6 +75,51 @@ class Canvas:
         self.hu += weight * (value_hu - self.hu)
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The pixels of every slice in the standard patient, and what does not change with height; made once a volume."""
+
+    x: np.ndarray  # (1, X) to the patient's left
+    y: np.ndarray  # (Y, 1) to posterior
+    edge: float  # pixel size: the width of a soft edge
+    middle: slice  # columns that hold the heart, the great vessels and the spine
+    cavity_radius: np.ndarray  # (Y, X) distance from the axis of the rib cage
+    cavity_level: np.ndarray  # (Y, X) the same in shares of the way to its inner surface at the carina
+    muscle_limit: np.ndarray  # (Y, X) signed distance to where fat begins below the skin
+    muscle_mm: np.ndarray  # (Y, X) thickness of the muscle on the rib cage in this direction
+    plane_mm: np.ndarray  # (Y, X) depth of the fat between two layers of muscle
+    skin_hu: np.ndarray  # (Y, X) air, table, skin and fat
+
+
+def frame_of(anatomy: Anatomy, x_mm: np.ndarray, y_mm: np.ndarray) -> Frame:
+    """The frame of pixel centres at `x_mm` (X,) and `y_mm` (Y,) in millimetres of the real patient."""
+    x = np.float32(x_mm / anatomy.scale)[None, :]
+    y = np.float32(y_mm / anatomy.scale)[:, None]
+    angle = np.arctan2(y, x)
+    bend = 1 + sum(size * np.cos(order * angle + phase) for order, (size, phase) in enumerate(anatomy.wobble, start=2))
+    radius = length(x, y) + 1
+    half_width, edge = STANDARD_WIDTH_MM / 2, float(x[0, 1] - x[0, 0])
+    body = (radius * (1 - bend / superellipse(x, y, half_width, anatomy.depth))).astype(np.float32)
+    skin = Canvas(np.full(body.shape, AIR_HU, np.float32), edge)
+    skin.paint(np.abs(ellipse(x, y + 250, 390, 250 + anatomy.depth + 9)) - 1.2, -350)
+    skin.paint(body, 15)
+    skin.paint(body + 2, FAT_HU)
+    to_back, to_side = np.maximum(y / radius, 0), np.abs(x) / radius
+    return Frame(
+        x=x,
+        y=y,
+        edge=edge,
+        middle=slice(*np.searchsorted(x[0], [-85.0, 85.0]).tolist()),
+        cavity_radius=length(x, y + 8),
+        cavity_level=(superellipse(x, y + 8, half_width - anatomy.wall, anatomy.depth - 24) / bend).astype(np.float32),
+        muscle_limit=body + anatomy.fat * (0.45 + 0.55 * to_side),
+        # Paraspinal muscle at the back, latissimus and serratus at the side.
+        muscle_mm=11 + 15 * to_back**3 * np.exp(-((np.abs(x) - 32) ** 2) / 900) + 7 * to_side * (1 - 0.6 * to_side),
+        plane_mm=11 + 1.5 * np.sin(6 * x / radius + np.float32(anatomy.rib_phase)),
+        skin_hu=skin.hu,
+    )
+
+
 def thorax_slice(anatomy: Anatomy, frame: Frame, z_mm: float) -> tuple[np.ndarray, np.ndarray]:
     """The chest at one height, still without lung vessels, nodules and noise.
 
@@ -110,10 +133,10 @@ def thorax_slice(anatomy: Anatomy, frame: Frame, z_mm: float) -> tuple[np.ndarra
     """
     # Python floats keep the arrays in float32; a NumPy scalar would double their width.
     z = float(z_mm / anatomy.scale)
-    canvas = Canvas(np.full(frame.bend.shape, AIR_HU, np.float32), frame.edge)
-    cavity = cavity_distance(anatomy, frame, z)
+    canvas = Canvas(frame.skin_hu.copy(), frame.edge)
+    cavity = cavity_distance(frame, z)
     lungs = without_mediastinum(cavity, anatomy, frame, z)
-    paint_body_wall(canvas, anatomy, frame, z, cavity)
+    paint_muscles(canvas, frame, z, cavity)
     paint_ribs(canvas, anatomy, frame.x, frame.y, z, cavity)
     canvas.paint(cavity, FAT_HU + 10)
     canvas.paint(lungs, anatomy.lung_hu + anatomy.lung_gradient * frame.y)
@@ -130,7 +153,7 @@ def thorax_slice(anatomy: Anatomy, frame: Frame, z_mm: float) -> tuple[np.ndarra
 def lung_distance(anatomy: Anatomy, frame: Frame, z_mm: float) -> np.ndarray:
     """(Y, X) signed distance to the lungs: the chest cavity without the mediastinum."""
     z = float(z_mm / anatomy.scale)
-    return without_mediastinum(cavity_distance(anatomy, frame, z), anatomy, frame, z)
+    return without_mediastinum(cavity_distance(frame, z), anatomy, frame, z)
 
 
 def without_mediastinum(cavity: np.ndarray, anatomy: Anatomy, frame: Frame, z: float) -> np.ndarray:
@@ -141,11 +164,10 @@ def without_mediastinum(cavity: np.ndarray, anatomy: Anatomy, frame: Frame, z: f
     return lungs
 
 
-def cavity_distance(anatomy: Anatomy, frame: Frame, z: float) -> np.ndarray:
-    """Signed distance to the inner surface of the rib cage, which widens towards the feet."""
+def cavity_distance(frame: Frame, z: float) -> np.ndarray:
+    """Signed distance, along the ray from its axis, to the inner surface of the rib cage, which widens downwards."""
     widening = 1 - 0.0010 * z
-    half_x = (STANDARD_WIDTH_MM / 2 - anatomy.wall) * widening
-    return outline_distance(frame.x, frame.y + 8, half_x, (anatomy.depth - 24) * widening, 2.25, frame.bend)
+    return frame.cavity_radius * (1 - widening / frame.cavity_level)
 
 
 def mediastinum_distance(anatomy: Anatomy, x: np.ndarray, y: np.ndarray, z: float) -> np.ndarray:
@@ -156,6 +178,7 @@ def mediastinum_distance(anatomy: Anatomy, x: np.ndarray, y: np.ndarray, z: floa
         ellipse(x - 25, y - 44, anatomy.aorta_radius + 2, anatomy.aorta_radius + 2),
         heart_distance(anatomy, x, y, z) - 4,
         ball(x, y + 18, z - 8, 36, 27, 44),
+        ball(x + 28, y + 16, z - 4, 15, 15, 50),
         ball(x + 34, y - 2, z + 16, 13, 14, 20),
         ball(x - 36, y - 4, z + 12, 12, 13, 18),
     ]
@@ -171,21 +194,12 @@ def heart_distance(anatomy: Anatomy, x: np.ndarray, y: np.ndarray, z: float) -> 
     return ball(u, v, z + 68 - dz, 58 * size, 41 * size, 54 * size)
 
 
-def paint_body_wall(canvas: Canvas, anatomy: Anatomy, frame: Frame, z: float, cavity: np.ndarray) -> None:
-    """Skin, fat, the muscles around the rib cage with their fat planes, and the table below the back."""
-    x, y, radius = frame.x, frame.y, frame.radius
-    body = outline_distance(x, y, STANDARD_WIDTH_MM / 2, anatomy.depth, 2.35, frame.bend)
-    canvas.paint(np.abs(ellipse(x, y + 250, 390, 250 + anatomy.depth + 9)) - 1.2, -350)
-    canvas.paint(body, 15)
-    canvas.paint(body + 2, FAT_HU)
-    to_back, to_side = np.maximum(y / radius, 0), np.abs(x) / radius
-    # Paraspinal muscle at the back, pectoral muscle at the front beside the sternum, latissimus at the side.
-    thickness = 11 + 15 * to_back**3 * np.exp(-((np.abs(x) - 32) ** 2) / 900) + 7 * to_side * (1 - 0.6 * to_side)
-    muscle = np.maximum(cavity - thickness, body + anatomy.fat * (0.45 + 0.55 * to_side))
+def paint_muscles(canvas: Canvas, frame: Frame, z: float, cavity: np.ndarray) -> None:
+    """The muscles around the rib cage with the fat between their layers, and the shoulder blades among them."""
+    muscle = np.maximum(cavity - frame.muscle_mm, frame.muscle_limit)
     canvas.paint(muscle, MUSCLE_HU)
-    plane = np.abs(cavity - 11 - 1.5 * np.sin(6 * x / radius + anatomy.rib_phase)) - 0.8
-    canvas.paint(np.maximum(plane, muscle), FAT_HU + 30)
-    blade = np.maximum(np.abs(cavity - 15.5) - 1.6, np.maximum(70 - np.abs(x), 18 - y))
+    canvas.paint(np.maximum(np.abs(cavity - frame.plane_mm) - 0.8, muscle), FAT_HU + 30)
+    blade = np.maximum(np.abs(cavity - 15.5) - 1.6, np.maximum(70 - np.abs(frame.x), 18 - frame.y))
     canvas.paint(np.maximum(blade, -z - 40), 420)
 
 
@@ -269,10 +283,11 @@ def paint_airways(canvas: Canvas, x, y, z) -> None:
     canvas.paint(airways, AIR_HU + 12)
 
 
-def outline_distance(x, y, half_x: float, half_y: float, power: float, bend: np.ndarray) -> np.ndarray:
-    """Signed distance, along the ray from the centre, to a superellipse that `bend` pulls in and out."""
-    relative = (np.abs(x / half_x) ** power + np.abs(y / half_y) ** power) ** np.float32(1 / power) / bend
-    return length(x, y) * (1 - 1 / np.maximum(relative, 1e-3))
+def superellipse(x, y, half_x: float, half_y: float) -> np.ndarray:
+    """1 on the outline of an ellipse that is a little boxy, as a chest is; 0 at its centre, but never quite."""
+    power = 2.3
+    level = (np.abs(x / half_x) ** power + np.abs(y / half_y) ** power) ** np.float32(1 / power)
+    return np.maximum(level, 1e-3)
 
 
 def ellipse(x, y, half_x, half_y) -> np.ndarray:

@@ -22,16 +22,23 @@ class Grid:
         """Fractional (z, y, x) index of a position in mm."""
         return (np.asarray(point_mm) - self.origin_mm) / self.spacing_mm
 
+    def corners(self, low_mm: np.ndarray, high_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First index and stop index (..., 3) of the voxels between two points, clipped to the grid."""
+        first = np.clip(np.floor(self.index(low_mm)).astype(int), 0, self.shape)
+        stop = np.clip(np.ceil(self.index(high_mm)).astype(int) + 1, first, self.shape)
+        return first, stop
+
     def box(self, low_mm: np.ndarray, high_mm: np.ndarray) -> tuple[slice, slice, slice]:
-        """The voxels between two corners, clipped to the grid; empty where they miss it."""
-        first = np.maximum(np.floor(self.index(low_mm)).astype(int), 0)
-        stop = np.minimum(np.ceil(self.index(high_mm)).astype(int) + 1, self.shape)
-        return tuple(slice(start, max(start, end)) for start, end in zip(first, stop, strict=True))
+        """The voxels between two points, ready to index an array."""
+        return tuple(map(slice, *self.corners(low_mm, high_mm)))
 
     def distances(self, box: tuple[slice, slice, slice], point_mm: np.ndarray) -> tuple[np.ndarray, ...]:
         """Open (z, y, x) float32 offsets in mm of a box's voxels from a point, ready to broadcast."""
-        offsets = [self.axis(d)[part] - point_mm[d] for d, part in enumerate(box)]
-        return tuple(axis.astype(np.float32) for axis in np.ix_(*offsets))
+        z, y, x = (
+            np.arange(part.start, part.stop, dtype=np.float32) * np.float32(step) + np.float32(origin - point)
+            for part, step, origin, point in zip(box, self.spacing_mm, self.origin_mm, point_mm, strict=True)
+        )
+        return z[:, None, None], y[None, :, None], x[None, None, :]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,9 @@
 """A folder of phantom patients as TCIA would ship it, made by many workers and put in place at once."""
 
 import json
-import multiprocessing
 import re
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..workers import worker_map
 from .phantom import PhantomPatient, make_patient
 from .phantom_dicom import series_uids, write_series
 from .phantom_readers import lidc_xml, read_images
@@ -101,13 +100,8 @@ def write_patients(folder: Path, config: PhantomConfig, num_workers: int) -> Ite
     """Write all patients and yield their ground truth in order."""
     numbers = range(1, config.patients + 1)
     write = partial(write_patient, folder, config)
-    if num_workers <= 1:
-        yield from map(write, numbers)
-        return
-    # A fresh interpreter for each worker: a fork of a process that runs threads (torch, OpenMP) may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, config.patients), mp_context=context) as pool:
-        yield from pool.map(write, numbers)
+    with worker_map(min(num_workers, config.patients)) as map_:
+        yield from map_(write, numbers)
 
 
 def write_patient(folder: Path, config: PhantomConfig, number: int) -> dict:

@@ -54,15 +54,12 @@ def vessel_coverage(grid: Grid, branches: np.ndarray) -> np.ndarray:
     """(Z, Y, X) float32 share of vessel in each voxel; a vessel thinner than a voxel fills only part of it."""
     coverage = np.zeros(grid.shape, np.float32)
     edge = grid.spacing_mm[2]
-    reach = branches[:, 6:].max(axis=1) + edge
-    low, high = grid.axis(0)[[0, -1]]
-    is_scanned = (branches[:, [0, 3]].max(axis=1) > low - reach) & (branches[:, [0, 3]].min(axis=1) < high + reach)
-    for branch in branches[is_scanned]:
-        start, end, radius = branch[:3], branch[3:6], branch[6:8]
-        margin = radius.max() + edge
-        box = grid.box(np.minimum(start, end) - margin, np.maximum(start, end) + margin)
-        if any(part.start == part.stop for part in box):
-            continue
+    reach = branches[:, 6:].max(axis=1, keepdims=True) + edge
+    ends = branches[:, :6].reshape(-1, 2, 3)
+    first, stop = grid.corners(ends.min(axis=1) - reach, ends.max(axis=1) + reach)
+    for index in np.flatnonzero((stop > first).all(axis=1)):
+        box = tuple(map(slice, first[index], stop[index]))
+        start, end, radius = branches[index, :3], branches[index, 3:6], branches[index, 6:]
         z, y, x = grid.distances(box, start)
         run = end - start
         along = np.clip((z * run[0] + y * run[1] + x * run[2]) / (run @ run + np.float32(1e-6)), 0, 1)
