@@ -130,7 +130,8 @@ def draw_curves(path: Path, records: list[dict[str, float]], log_k: float) -> No
         for name, colour in losses.items():
             _curve(axes[0, 0], records, name, colour, name.replace("_", " "))
         axes[0, 0].set(title="Loss terms, weighted")
-        axes[0, 0].legend(ncols=2)
+        if axes[0, 0].lines:
+            axes[0, 0].legend(ncols=2)
 
         _curve(axes[0, 1], records, "cls_loss", BLUE, "CLS loss")
         _curve(axes[0, 1], records, "teacher_entropy", GREEN, "teacher entropy, marginal")
@@ -192,9 +193,9 @@ def _curve(axis: Axes, records: list[dict[str, float]], name: str, colour: str, 
 
 
 def _overlay(axis: Axes, heat: np.ndarray) -> None:
-    """The stronger the heat the less of the CT shines through; each map is scaled by its own range."""
+    """The less heat the more of the CT shines through; each map is scaled by its own range."""
     scaled = (heat - heat.min()) / max(heat.max() - heat.min(), 1e-12)
-    axis.imshow(scaled, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.6 * scaled)
+    axis.imshow(scaled, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * scaled)
 
 
 def _bare(axis: Axes) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 _CAPTIONS = {
-    "attention": "CLS attention of the last layer, mean over heads, on nodules chosen by their rank in size. The field "
-    "is shifted at random, so that the middle is no give-away. Orange: where at least half of the readers drew.",
-    "patch_colours": "First three principal components of the patch tokens inside the body as red, green and blue; air "
-    "is black. Equal colours mean similar tokens, within one column.",
+    "attention": "CLS attention of the last layer, mean over heads, on nodules chosen by their rank in size. The "
+    "field is shifted at random, so that the middle is no give-away. Outlined: what half of the readers or more drew.",
+    "patch_colours": "First three principal components of the patch tokens inside the body as red, green and blue; "
+    "air is black. Equal colours mean similar tokens, within one column.",
     "training_curves": "Training curves. A CLS loss at log K means that the student learned nothing from the teacher.",
     "probes": "Linear probes beside their controls: points are AUCs, lines 95 % intervals by patient.",
 }
@@ -46,8 +46,8 @@ def cls_gain_line(gain: dict[str, Any] | None) -> str:
             "CLS probe gain over random weights: not measured, no nodule attribute has enough nodules of both classes."
         )
     return (
-        f"CLS probe gain over random weights, mean over {len(gain['attributes'])} attributes: "
-        f"{gain['gain']:+.3f} AUC (95 % interval {_interval(gain['interval'], '+.3f')}; {', '.join(gain['attributes'])})."
+        f"CLS probe gain over random weights, mean over {len(gain['attributes'])} attributes: {gain['gain']:+.3f} AUC "
+        f"(95 % interval {_interval(gain['interval'], '+.3f')}; {', '.join(gain['attributes'])})."
     )
 
 
@@ -183,9 +183,9 @@ def _collapse(collapse: dict[str, Any]) -> str:
     return (
         "## Do features collapse?\n\n"
         + _table(header, rows)
-        + "\n\nStandard deviations are per dimension, over images. Effective rank is RankMe (arXiv:2210.02885), of the "
-        "features as they are and after subtracting their mean. The last column is the mean distance between images "
-        "of different patients over that within a patient."
+        + "\n\nStandard deviations are per dimension, over images. Effective rank is RankMe (arXiv:2210.02885), of "
+        "the features as they are and after subtracting their mean. The last column is the mean distance between "
+        "images of different patients over that within a patient."
     )
 
 
@@ -214,11 +214,11 @@ def _attention(fields: list[dict[str, Any]]) -> str:
         parts.append(_table(["diameter", *header], rows))
     chance = fields[0]["maps"]["centre prior"]["chance"], fields[-1]["maps"]["centre prior"]["chance"]
     parts.append(
-        f"CLS attention of the last layer, upsampled to the field, against the mask of at least half of the readers. Each "
-        f"field is shifted off its nodule by a random amount up to a quarter of its side; the centre prior, a Gaussian in "
-        f"the middle, shows what is left of that advantage. Pointing is the share of nodules that hold the map's "
-        f"maximum; a blind map hits {chance[0]:.3f} and {chance[1]:.3f} in the two fields, which `above chance` takes out. "
-        f"The best head is chosen by AUPRC on one half of the patients and scored on the other."
+        f"CLS attention of the last layer, upsampled to the field, against the mask of at least half of the readers. "
+        f"Each field is shifted off its nodule by a random amount up to a quarter of its side; the centre prior, a "
+        f"Gaussian in the middle, shows what is left of that advantage. Pointing is the share of nodules that hold "
+        f"the map's maximum; a blind map hits {chance[0]:.3f} and {chance[1]:.3f} in the two fields, which `above "
+        f"chance` takes out. The best head is chosen by AUPRC on one half of the patients and scored on the other."
     )
     return "\n\n".join(parts)
 
@@ -237,16 +237,19 @@ def _attention_row(scores: dict[str, Any]) -> list[str]:
 
 def _method(report: dict[str, Any]) -> str:
     settings = report["settings"]
+    field_mm = f"{settings['field_mm']:g}"
     return (
         f"## How it was measured\n\n"
-        f"A nodule is a {settings['field_mm']:g} × {settings['field_mm']:g} mm square around its middle on its middle slice, "
-        f"resampled to {settings['size_px']} px; beyond the slice there is air. Poolings cls, mean, max and cls+mean come "
-        f"from one forward pass; mean and max run over the patch tokens. Probes: standardised features, logistic "
-        f"regression, C chosen inside each fold, five folds grouped by patient, {settings['num_seeds']} seeds; AUC of the "
-        f"out-of-fold scores, mean over seeds, interval by 1000 bootstrap resamples of patients. Random weights: "
-        f"{settings['num_random']} networks of the same architecture, initialised as pretraining would, spread over the "
-        f"seeds. Size only: the nodule's diameter. Raw pixels: 64 principal components of the field in HU, fitted inside "
-        f"each fold. Shuffled labels: the whole procedure on permuted labels, which must give about 0.5.\n\n"
+        f"A nodule is a {field_mm} × {field_mm} mm square around its middle on its middle slice, resampled to "
+        f"{settings['size_px']} px; beyond the slice there is air. Poolings cls, mean, max and cls+mean come from one "
+        f"forward pass; mean and max run over the patch tokens.\n\n"
+        f"Probes: standardised features, logistic regression, C chosen inside each fold, up to five folds grouped by "
+        f"patient, {settings['num_seeds']} seeds; AUC of the out-of-fold scores, mean over seeds, interval by 1000 "
+        f"bootstrap resamples of patients. A probe is run where each class has at least 10 nodules of 5 patients.\n\n"
+        f"Controls. Random weights: {settings['num_random']} networks of the same architecture, initialised as "
+        f"pretraining would, spread over the seeds. Size only: the nodule's diameter. Raw pixels: 64 principal "
+        f"components of the field in HU, fitted inside each fold. Shuffled labels: the whole procedure on permuted "
+        f"labels, which must give about 0.5.\n\n"
         f"Weights {report['backbone']['weights_digest']}, data {report['data']['fingerprint']}."
     )
 

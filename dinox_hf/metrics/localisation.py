@@ -38,9 +38,9 @@ def score_maps(maps: np.ndarray, masks: np.ndarray, mass: float = 0.6) -> Locali
         )
     _check_contents(maps, masks)
     num_pixels = maps.shape[1] * maps.shape[2]
-    heat = maps.reshape(-1, num_pixels).astype(np.float64)
-    order = np.argsort(-heat, axis=1, kind="stable")
-    heat = np.take_along_axis(heat, order, axis=1)
+    heat = maps.reshape(-1, num_pixels)
+    order = np.argsort(-heat, axis=1)
+    heat = np.take_along_axis(heat, order, axis=1).astype(np.float64)
     on_object = np.take_along_axis(masks.reshape(-1, num_pixels), order, axis=1)
     tie_end = _last_of_ties(heat)
 

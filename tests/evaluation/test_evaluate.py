@@ -1,0 +1,83 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from dinox_hf.evaluation import features, suite
+from dinox_hf.evaluation.subject import EvaluationSettings, load_subject
+from dinox_hf.evaluation.suite import evaluate
+
+from .conftest import write_set
+
+SETTINGS = EvaluationSettings(field_mm=24, num_seeds=2, num_random=2, max_slices=30)
+
+
+def test_a_run_is_evaluated_from_its_folder_alone_and_the_same_again(tiny_run, monkeypatch):
+    out = evaluate(str(tiny_run), None, None, SETTINGS)
+    assert out == tiny_run / "evaluation"
+    first = (out / "report.json").read_text()
+    report = json.loads(first)
+    for path in report["figures"].values():
+        assert (out / path).stat().st_size > 10_000
+        assert f"]({path})" in (out / "report.md").read_text()
+    assert set(report["figures"]) == {"attention", "patch_colours", "training_curves", "probes"}
+    assert str(tiny_run.parent) not in first
+    assert [criterion["reached"] for criterion in report["learning"]["criteria"]][:2] == [False, True]
+
+    by_question = {probe["question"]: probe for probe in report["probes"]}
+    texture = {(s["features"], s["pooling"]): s["auc"] for s in by_question["texture"]["scores"]}
+    # Dense and faint nodules differ by 550 HU: any pooling of any network must see that, size must not.
+    assert texture["backbone", "mean"] > 0.95
+    assert 0.2 < texture["size only", "–"] < 0.8
+    assert 0.2 < texture["backbone, shuffled labels", "cls"] < 0.8
+    assert by_question["margin"]["not_measured"] == (
+        "label 1 has 0 nodules of 0 patients; at least 10 nodules of 5 patients are needed"
+    )
+    assert report["cls_gain"]["attributes"] == ["texture"]
+
+    monkeypatch.setattr(suite, "pooled_features", None)  # the second time every feature comes from the cache
+    evaluate(str(tiny_run), None, None, SETTINGS)
+    assert (out / "report.json").read_text() == first
+
+
+def test_one_patient_is_reported_without_probes_and_without_a_crash(tiny_run, tmp_path):
+    data = write_set(tmp_path / "one", num_patients=1)
+    out = evaluate(str(tiny_run), str(data), str(tmp_path / "out"), SETTINGS)
+    text = (out / "report.md").read_text()
+    assert "CLS probe gain over random weights: not measured" in text
+    assert len(re.findall(r"not measured: [a-z]+", text)) >= 12
+    assert "best head |" not in text
+    assert "one patient" in text
+
+
+def test_a_random_twin_of_the_same_seed_is_the_same_network(tiny_run):
+    backbone = load_subject(str(tiny_run), num_random=0).backbone
+    assert features.random_twin(backbone, 0).digest == features.random_twin(backbone, 0).digest
+    assert features.random_twin(backbone, 0).digest != features.random_twin(backbone, 1).digest
+
+
+def test_poolings_agree_with_the_tokens(tiny_run):
+    backbone = load_subject(str(tiny_run), num_random=0).backbone
+    fields_hu = np.random.default_rng(0).normal(-700, 200, (2, 1, 24, 24)).astype(np.float32)
+    pooled, patches = features.pooled_features(backbone, fields_hu), features.patch_tokens(backbone, fields_hu)
+    np.testing.assert_allclose(pooled["mean"], patches.mean(axis=(1, 2)), atol=1e-5)
+    np.testing.assert_allclose(pooled["max"], patches.max(axis=(1, 2)), atol=1e-5)
+    np.testing.assert_array_equal(pooled["cls+mean"], np.concatenate([pooled["cls"], pooled["mean"]], axis=1))
+    assert features.attention_maps(backbone, fields_hu).shape == (2, 2, 3, 3)
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_names_the_nearest(tiny_run):
+    with pytest.raises(ValueError, match=r"multiple of the patch size 8; found 30.*Take 32"):
+        evaluate(str(tiny_run), None, None, EvaluationSettings(size_px=30, num_random=1))
+
+
+def test_a_plain_model_needs_data_and_out(tiny_run):
+    model = str(tiny_run / "checkpoints" / "step_00000020" / "backbone")
+    with pytest.raises(ValueError, match="--data; found neither"):
+        evaluate(model, None, None, SETTINGS)
+
+
+def test_a_folder_that_is_neither_run_nor_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json; found neither"):
+        evaluate(str(tmp_path), None, None, SETTINGS)
