@@ -5,6 +5,7 @@ pure function of its step: workers only decide who computes it, and to resume at
 """
 
 import itertools
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -101,6 +102,7 @@ class PretrainLoader:
             sampler=itertools.count(start_step * self.accumulate),
             batch_size=None,
             num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_run,
             pin_memory=torch.cuda.is_available(),
             # DataLoader draws a seed for its workers; from a generator of its own, the run's draws are left alone.
             generator=torch.Generator(),
@@ -151,6 +153,15 @@ def _crop_major(crops: list[np.ndarray | None]) -> Tensor | None:
     if crops[0] is None:
         return None
     return torch.from_numpy(np.stack(crops, axis=1)).flatten(0, 1)
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Ctrl-C and SIGTERM reach workers too; they go on, so that the run can finish its step and save.
+
+    Only the first SIGTERM is let pass: at the end of a crashed run DataLoader and multiprocessing send one each.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _frame: signal.signal(number, signal.SIG_DFL))
 
 
 def _grouped(micro_batches: Iterator[PretrainBatch], accumulate: int) -> Iterator[list[PretrainBatch]]:

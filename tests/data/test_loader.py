@@ -1,4 +1,7 @@
 import itertools
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -147,3 +150,17 @@ def test_a_batch_moves_as_a_whole_and_keeps_its_absent_gram_crops_absent(slices)
 def test_a_crop_that_is_no_multiple_of_the_patch_names_the_nearest_that_is(slices):
     with pytest.raises(ValueError, match=r"crops.local_size must be a multiple of the patch size 16; found 100.*96"):
         loader(slices, patch_size=16, crops=CropsConfig(local_size=100))
+
+
+def test_a_signal_to_all_processes_does_not_stop_the_workers(slices):
+    steps = loader(slices, num_workers=1).steps()
+    found = [next(steps)]
+    worker = multiprocessing.active_children()[-1]
+    os.kill(worker.pid, signal.SIGTERM)
+    os.kill(worker.pid, signal.SIGINT)
+    found += [next(steps) for _ in range(3)]
+    assert_same(found, take(slices, 4))
+    assert worker.is_alive()
+    os.kill(worker.pid, signal.SIGTERM)  # a crashed run ends its workers with a second one
+    worker.join(timeout=10)
+    assert not worker.is_alive()
