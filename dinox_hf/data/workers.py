@@ -20,8 +20,11 @@ def worker_map(workers: int) -> Iterator[Callable[..., Iterable]]:
     if workers == 1:
         yield lambda function, items, chunksize=1: map(function, items)
         return
-    # Not fork: Arrow and SimpleITK keep threads, and a forked copy of their locks may never open.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent)
+    # Not a plain fork: Arrow and SimpleITK keep threads here, and a forked copy of their locks may never open. The fork
+    # server is a fresh process that imports the readers once for all workers, before any thread has started.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["dinox_hf.data.builder"])
+    pool = ProcessPoolExecutor(workers, context, _end_with_parent)
     try:
         yield pool.map
     finally:
