@@ -17,7 +17,9 @@ class Difficulty:
     """How nodules of the two classes look.
 
     These constants were fixed by eye before any training run and are not tuned afterwards: a score on the phantom
-    says something only as long as nobody made the phantom suit the model.
+    says something only as long as nobody made the phantom suit the model. Over the 280 nodules of seed 0, as the
+    readers outlined them, the AUC for the class is 0.49 for diameter, 0.52 for mean HU inside the outline and 0.56 for
+    mean HU of a 30 mm square; for the standard deviation of HU inside, which is texture and thus the task, 0.79.
     """
 
     diameter_mm: tuple[float, float] = (7.0, 20.0)  # log-uniform, one draw for the two nodules of a pair

@@ -62,12 +62,11 @@ def make_phantom_set(out: Path, config: PhantomConfig, num_workers: int = 2) -> 
         truths = list(tqdm(write_patients(building, config, num_workers), total=config.patients, unit="patient"))
         for folder in sorted(building.iterdir()):
             folder.rename(out / folder.name)
+        record = {"version": VERSION, "config": asdict(config), "patients": truths}
+        (building / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        (building / RECORD).rename(out / RECORD)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    record = {"version": VERSION, "config": asdict(config), "patients": truths}
-    unfinished = out / f".{RECORD}"
-    unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    unfinished.rename(out / RECORD)
     return True
 
 
@@ -84,15 +83,16 @@ def is_already_made(out: Path, config: PhantomConfig) -> bool:
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} should be a folder; found a file. Give another name.")
-    foreign = [name for name in names if not re.fullmatch(rf"PHANTOM-\d{{4}}|{re.escape(BUILDING)}|\.{RECORD}", name)]
+    # An interrupted run is known by its `.making`; without it nothing here is ours.
+    ours = r"PHANTOM-\d{4}|" + re.escape(BUILDING)
+    foreign = [name for name in names if BUILDING not in names or not re.fullmatch(ours, name)]
     if foreign:
         raise ValueError(
             f"{out} should be new or empty; found {len(names)} entries that are no phantom set, such as "
             f"{foreign[0]}. Give another folder: nothing here is overwritten."
         )
     for name in names:
-        path = out / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(out / name)
     return False
 
 
