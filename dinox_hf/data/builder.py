@@ -10,9 +10,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -21,9 +20,10 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .dataset_card import render_card
-from .readers.dicom import Stack, index_dicom, load_volume, read_entry
+from .pieces import Piece, build_piece, fingerprint_of
+from .readers.dicom import Stack, index_dicom, read_entry
 from .readers.files import list_files, require_input
-from .schema import nodule_table, write_nodules, write_slices
+from .schema import write_nodules
 from .sources import lidc_idri
 from .volume import Rejection
 from .workers import worker_map
@@ -32,36 +32,6 @@ FORMAT_VERSION = 1
 # Half of the raw size: measured 0.46 on LIDC-IDRI-0001, with something in hand for noisier scans.
 PARQUET_SHARE = 0.5
 MEGABYTE = 1_000_000
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """One series on its way into the set; what a worker needs to build it."""
-
-    stack: Stack
-    annotation: object | None  # of the source; has nodule_rows(volume)
-    folder: Path
-    key: str  # of files, annotation and options: a new key is a new piece
-
-    @property
-    def slices_path(self) -> Path:
-        """Parquet of the slices."""
-        return self.folder / f"{self.key}.slices.parquet"
-
-    @property
-    def nodules_path(self) -> Path:
-        """Parquet of the nodules."""
-        return self.folder / f"{self.key}.nodules.parquet"
-
-    @property
-    def record_path(self) -> Path:
-        """What the report says of the series; written last, so it marks a finished piece."""
-        return self.folder / f"{self.key}.json"
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether an earlier run has left all three files."""
-        return all(path.exists() for path in (self.slices_path, self.nodules_path, self.record_path))
 
 
 def build_dataset(
@@ -108,7 +78,7 @@ def build_dataset(
             rejections = _without_xml(rejections, annotations, unused) + damaged
         building = out / ".building"
         pieces = _plan(stacks, annotations, building / "pieces")
-        fingerprint = _fingerprint(piece.key for piece in pieces)
+        fingerprint = fingerprint_of(piece.key for piece in pieces)
         if _is_built(out, fingerprint, overwrite):
             print(f"{out} is already built from this input; nothing to do.")
             return json.loads((out / "ingest_report.json").read_text())
@@ -212,13 +182,9 @@ def _plan(stacks: list[Stack], annotations: list, folder: Path) -> list[Piece]:
     pieces = []
     for stack, annotation in zip(stacks, annotations or [None] * len(stacks), strict=True):
         stamps = [header.file.stamp() for header in stack.headers]
-        key = _fingerprint([str(FORMAT_VERSION), *stamps, annotation.stamp if annotation else "no annotation"])
+        key = fingerprint_of([str(FORMAT_VERSION), *stamps, annotation.stamp if annotation else "no annotation"])
         pieces.append(Piece(stack, annotation, folder, key))
     return pieces
-
-
-def _fingerprint(texts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:24]
 
 
 def _is_built(out: Path, fingerprint: str, overwrite: bool) -> bool:
@@ -273,47 +239,6 @@ def _build_pieces(pieces: list[Piece], run, skip_refused: bool) -> tuple[list[di
             f"Free some space or mend the permissions, and run the same command again: finished series are kept."
         ) from error
     return records, refused
-
-
-def build_piece(piece: Piece) -> dict | Rejection:
-    """Read one series and write it as a finished piece; return what the report says of it."""
-    if piece.is_finished:
-        return json.loads(piece.record_path.read_text())
-    volume = load_volume(piece.stack)
-    if isinstance(volume, Rejection):
-        return volume
-    rows, warnings = [], []
-    if piece.annotation is not None and piece.stack.is_turned:
-        warnings = [f"{piece.annotation.path}: left out, since the stored frames are mirrored or turned"]
-    elif piece.annotation is not None:
-        rows, warnings = piece.annotation.nodule_rows(volume)
-    nodules = nodule_table(rows)
-    _write_whole(piece.slices_path, lambda path: write_slices(volume, path))
-    _write_whole(piece.nodules_path, lambda path: write_nodules(nodules, path))
-    record = {
-        "key": piece.key,
-        "patient_id": volume.patient_id,
-        "series_id": volume.series_id,
-        "size": list(volume.voxels.shape),
-        "spacing_mm": list(volume.spacing_mm),
-        "z_mm": [float(volume.z_mm[0]), float(volume.z_mm[-1])],
-        "padding_hu": volume.padding_hu,
-        "annotation": piece.annotation.path if piece.annotation else None,
-        "num_small_nodules": piece.annotation.num_small_nodules if piece.annotation else 0,
-        "num_non_nodules": piece.annotation.num_non_nodules if piece.annotation else 0,
-        "readers_per_nodule": [row["num_readers"] for row in rows],
-        "nodules_bytes": nodules.nbytes,
-        "warnings": warnings,
-    }
-    _write_whole(piece.record_path, lambda path: path.write_text(json.dumps(record)))
-    return record
-
-
-def _write_whole(path: Path, write) -> None:
-    """Write under another name first, so that a file with the right name is a whole one."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    write(unfinished)
-    os.replace(unfinished, path)
 
 
 def split_of(patient_id: str, num_patients: int) -> str:

@@ -13,7 +13,7 @@ import yaml
 from datasets import load_dataset
 
 from dataset_scripts.build_lidc_idri import main
-from dinox_hf.data import builder
+from dinox_hf.data import builder, pieces
 from dinox_hf.data.builder import build_dataset, split_of
 from dinox_hf.data.dataset_card import render_card
 from dinox_hf.data.sources.lidc_idri import collection_of
@@ -94,7 +94,7 @@ def test_other_input_is_refused_until_overwrite(raw, tmp_path):
 def test_an_interrupted_build_shows_no_set_and_resumes_to_the_same_bytes(raw, tmp_path, monkeypatch):
     build_dataset(raw, tmp_path / "whole")
     written = []
-    write_slices = builder.write_slices
+    write_slices = pieces.write_slices
 
     def interrupted(volume, path):
         if len(written) == 2:
@@ -102,11 +102,11 @@ def test_an_interrupted_build_shows_no_set_and_resumes_to_the_same_bytes(raw, tm
         written.append(volume.series_id)
         write_slices(volume, path)
 
-    monkeypatch.setattr(builder, "write_slices", interrupted)
+    monkeypatch.setattr(pieces, "write_slices", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_dataset(raw, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".building"]
-    monkeypatch.setattr(builder, "write_slices", lambda *args: written.append("again") or write_slices(*args))
+    monkeypatch.setattr(pieces, "write_slices", lambda *args: written.append("again") or write_slices(*args))
     build_dataset(raw, tmp_path / "out")
     assert written[2:] == ["again"], "finished series are not built twice"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -146,10 +146,10 @@ def test_kill_9_at_any_series_and_run_again_gives_the_same_bytes(tmp_path):
         write_patient(tmp_path / "raw", number)
     build_dataset(tmp_path / "raw", tmp_path / "whole")
     command = [sys.executable, "-m", "dataset_scripts.build_lidc_idri", str(tmp_path / "raw"), str(tmp_path / "out")]
-    pieces = tmp_path / "out" / ".building" / "pieces"
+    finished = tmp_path / "out" / ".building" / "pieces"
     for workers, wanted in (("1", 1), ("2", 4), ("1", 6), ("2", 9)):
         process = subprocess.Popen([*command, "--workers", workers], cwd=ROOT, stdout=-3, stderr=-3)
-        while len(list(pieces.glob("*.json"))) < wanted and process.poll() is None:
+        while len(list(finished.glob("*.json"))) < wanted and process.poll() is None:
             time.sleep(0.001)
         was_running = process.poll() is None
         process.send_signal(signal.SIGKILL)
@@ -184,7 +184,7 @@ def test_bad_input_stops_with_a_way_out_and_leaves_nothing(raw, tmp_path, spoil,
 
 
 def test_pixels_that_only_fail_while_writing_leave_nothing_either(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "load_volume", lambda stack: builder.Rejection("a.dcm", "rotten", "Get it again."))
+    monkeypatch.setattr(pieces, "load_volume", lambda stack: pieces.Rejection("a.dcm", "rotten", "Get it again."))
     with pytest.raises(ValueError, match="rotten"):
         build_dataset(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
