@@ -37,14 +37,20 @@ def load_backbone(source: str | Path) -> Backbone:
     """Load a transformers folder or Hub id and its image processor, on the accelerator if there is one.
 
     Raises:
-        ValueError: if a local folder holds no transformers model.
+        ValueError: if there is no transformers model at that place.
     """
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ValueError(
             f"Expected a run folder with checkpoints/ or a transformers folder with config.json; found neither in "
             f"{source}. Name the folder that training/pretrain.py wrote (its --output), or a model folder."
         )
-    return _frozen(Dinov3CTModel.from_pretrained(source), Dinov3CTImageProcessor.from_pretrained(source))
+    try:
+        return _frozen(Dinov3CTModel.from_pretrained(source), Dinov3CTImageProcessor.from_pretrained(source))
+    except OSError as error:
+        raise ValueError(
+            f"Expected a run folder, a transformers folder or a Hub id; found nothing that loads at {source} "
+            f"({str(error).splitlines()[0]}). Check the path, or the name and the connection to the Hub."
+        ) from error
 
 
 def random_twin(backbone: Backbone, seed: int) -> Backbone:

@@ -135,14 +135,15 @@ def draw_curves(path: Path, records: list[dict[str, float]], log_k: float) -> No
 
         _curve(axes[0, 1], records, "cls_loss", BLUE, "CLS loss")
         _curve(axes[0, 1], records, "teacher_entropy", GREEN, "teacher entropy, marginal")
-        axes[0, 1].axhline(log_k, color=GREY, linestyle="--", label=f"log K = {log_k:.2f}: nothing learned (loss)")
-        axes[0, 1].set(title="CLS loss and teacher entropy (nats)", ylim=(0, 1.12 * log_k))
+        axes[0, 1].axhline(log_k, color=GREY, linestyle="--", label=f"log K = {log_k:.2f}")
+        axes[0, 1].set(title="CLS loss and teacher entropy (nats)")
         axes[0, 1].legend(loc="lower left")
 
         _curve(axes[1, 0], records, "effective_rank", BLUE, "effective rank")
         axes[1, 0].set(title="Effective rank of the teacher's CLS tokens", xlabel="step", ylim=(0, None))
         _curve(axes[1, 1], records, "lr", RED, "learning rate")
         axes[1, 1].set(title="Learning rate", xlabel="step", ylim=(0, None))
+        axes[1, 1].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         figure.tight_layout()
         _save(figure, path)
 

@@ -44,7 +44,7 @@ def out_of_fold_scores(features: Features, labels: np.ndarray, folds: np.ndarray
         folds: (n, num_seeds) fold numbers, at least three in each column.
 
     Returns:
-        (n, num_seeds) decision values.
+        (n, num_seeds) decision values, less their mean over the rows of the fit.
 
     Raises:
         ValueError: if there are fewer than three folds, or features are not finite.
@@ -102,6 +102,9 @@ def _score_held_out(features, labels, folds, held_out, scores) -> None:
     chosen = _choose_strengths(features, labels, folds, held_out)
     use_row = np.stack([folds[:, seed] != fold for seed, fold in held_out], axis=1)
     fitted = fit_many(features, labels[:, None], use_row, chosen)
+    # The intercept follows the share of positives among the fitted rows, which falls when the held-out fold has many:
+    # pooled over folds it would push a useless probe below one half.
+    fitted -= (fitted * use_row).sum(axis=0) / use_row.sum(axis=0)
     for column, (seed, fold) in enumerate(held_out):
         rows = folds[:, seed] == fold
         scores[rows, seed] = fitted[rows, column]

@@ -14,6 +14,17 @@ _CAPTIONS = {
 }
 
 
+# Rows of a probe's table: the backbone, what it must beat, what it adds to size, and the check of the procedure.
+_ORDER = (
+    "backbone",
+    "random weights",
+    "raw pixels, PCA-64",
+    "size only",
+    "backbone + size",
+    "backbone, shuffled labels",
+)
+
+
 def write_report(report: dict[str, Any], folder: Path) -> None:
     """Write report.json and report.md."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +152,7 @@ def _probe(probe: dict[str, Any]) -> str:
             _interval(score["interval"]),
             f"{min(score['auc_by_seed']):.3f}–{max(score['auc_by_seed']):.3f}",
         ]
-        for score in sorted(probe["scores"], key=lambda score: score["features"] != "backbone")
+        for score in sorted(probe["scores"], key=lambda score: _ORDER.index(score["features"]))
     ]
     gains = [
         [

@@ -78,6 +78,11 @@ def test_a_plain_model_needs_data_and_out(tiny_run):
         evaluate(model, None, None, SETTINGS)
 
 
+def test_a_path_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"found nothing that loads at .*nowhere"):
+        evaluate(str(tmp_path / "nowhere"), None, None, SETTINGS)
+
+
 def test_a_folder_that_is_neither_run_nor_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json; found neither"):
         evaluate(str(tmp_path), None, None, SETTINGS)

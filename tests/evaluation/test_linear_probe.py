@@ -63,6 +63,17 @@ def test_pixel_components_are_those_of_a_pca_of_the_fitted_rows():
     np.testing.assert_allclose(np.abs(components), np.abs(expected), rtol=1e-6, atol=1e-6)
 
 
+def test_features_without_information_score_one_half():
+    areas = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels, patient_ids = rng.integers(0, 2, 100), np.arange(100) // 4
+        folds = repeated_folds(labels, patient_ids, num_seeds=1)
+        scores = out_of_fold_scores(rng.normal(size=(100, 30)), labels, folds)
+        areas.append(roc_auc_score(labels, scores[:, 0]))
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.04)
+
+
 def test_two_folds_are_too_few_to_choose_a_strength_in():
     features, labels, patient_ids = make_task()
     with pytest.raises(ValueError, match="at least 3 folds; found 2"):
