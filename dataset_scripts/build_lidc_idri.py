@@ -48,7 +48,7 @@ def print_summary(report: dict, out: Path) -> None:
         print(f"  warning: {warning}")
     refused = sum(rejection["num_files"] for rejection in report["rejections"])
     print(f"{refused} files are not in the set, {len(report['warnings'])} warnings: see {out / 'ingest_report.json'}")
-    print(f"\nNext: accelerate launch training/pretrain.py --dataset={out}")
+    print(f"\nNext: accelerate launch training/pretrain.py --data.folder={out}")
 
 
 if __name__ == "__main__":

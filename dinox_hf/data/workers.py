@@ -20,7 +20,7 @@ def worker_map(workers: int) -> Iterator[Callable[..., Iterable]]:
     if workers == 1:
         yield lambda function, items, chunksize=1: map(function, items)
         return
-    # Not a plain fork: Arrow and SimpleITK keep threads here, and a forked copy of their locks may never open. The fork
+    # No plain fork: Arrow and SimpleITK keep threads here, and a forked copy of their locks may never open. The fork
     # server is a fresh process that imports the readers once for all workers, before any thread has started.
     context = get_context("forkserver")
     context.set_forkserver_preload(["dinox_hf.data.builder"])
