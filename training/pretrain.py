@@ -107,7 +107,7 @@ def build_loader(config: PretrainConfig, accelerator: Accelerator) -> PretrainLo
         crops=config.crops,
         intensity=config.intensity,
         masking=config.masking,
-        patch_size=config.model.overrides.get("patch_size", 16),
+        patch_size=config.model.backbone().patch_size,
         batch_size=config.batch.size,
         accumulate=config.batch.accumulate,
         seed=config.seed,

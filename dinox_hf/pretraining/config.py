@@ -6,6 +6,7 @@ from typing import Any, Literal
 from ..data.crops import CropsConfig
 from ..data.intensity.ct import IntensityConfig
 from ..data.masking import MaskingConfig
+from ..model.configuration_dinov3_ct import Dinov3CTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,13 @@ class ModelConfig:
     gradient_checkpointing: bool = False  # recompute each block in the backward pass: slower, far less memory
     # The 7B recipe gives the CLS and register tokens of local crops a norm of their own, in training only.
     untie_local_cls_norm: bool = True
+
+    def __post_init__(self) -> None:
+        self.backbone()
+
+    def backbone(self) -> Dinov3CTConfig:
+        """The architecture; ValueError for an unknown preset or field."""
+        return Dinov3CTConfig.preset(self.preset, **self.overrides)
 
 
 @dataclass(frozen=True, kw_only=True)

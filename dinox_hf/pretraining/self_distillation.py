@@ -94,10 +94,12 @@ class SelfDistillation(nn.Module):
 
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
-        backbone = Dinov3CTConfig.preset(config.model.preset, **config.model.overrides)
+        backbone = config.model.backbone()
         self.weights = config.losses
         self.gram = config.gram
         self.student = DistillationNetwork(config, backbone)
+        if config.model.gradient_checkpointing:
+            self.student.backbone.activation_checkpointing_enable()
         self.teacher = DistillationNetwork(config, backbone)
         has_snapshot = config.gram.first_step is not None and config.gram.teacher == "snapshot"
         self.gram_teacher = Dinov3CTModel(backbone) if has_snapshot else None
