@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--data", help="a built set with nodules (default: the one the run was trained on)")
     parser.add_argument("--out", help="folder to write (default: RUN/evaluation)")
     parser.add_argument(
-        "--field-mm", type=float, default=48.0, help="side of the square around a nodule (default: 48)"
+        "--field-mm", type=float, default=32.0, help="side of the square around a nodule (default: 32)"
     )
     parser.add_argument("--size", type=int, help="its side in pixels (default: the global crops of the run)")
     parser.add_argument("--seeds", type=int, default=5, help="repetitions of the cross-validation (default: 5)")

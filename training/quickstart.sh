@@ -17,7 +17,7 @@ run 2 "Dataset: DICOM and XML to Parquet, as load_dataset reads it" \
 run 3 "Pretraining: DINO + iBOT + KoLeo, then Gram anchoring" \
     "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no training/pretrain.py --data.folder=$out/dataset --output=$out/run --resume=auto"
 run 4 "Evaluation: frozen features beside their controls" \
-    "python training/evaluate.py $out/run"
+    "python training/evaluate.py $out/run --seeds 3"
 run 5 "Publishing: a folder for the Hub, loaded back without this package" \
     "python training/publish.py $out/run $out/hub"
 

@@ -12,7 +12,7 @@ from .learning import latest_checkpoint, read_metrics, read_run
 class EvaluationSettings:
     """What may be chosen; everything else follows from backbone and data."""
 
-    field_mm: float = 48.0  # side of the square around a nodule
+    field_mm: float = 32.0  # side of the square around a nodule
     size_px: int | None = None  # its side in pixels; None: that of the run's global crops
     num_seeds: int = 5  # repetitions of the folds
     num_random: int = 3  # random twins of the backbone
