@@ -16,10 +16,8 @@ from .resampling import banded_weights, resample
 
 NUM_GLOBAL_CROPS = 2
 _CROP_TRIES = 10
-_FIELD_CANDIDATES = 4
+_FIELD_CANDIDATES = 8
 _FIELD_STRIDE_PX = 4  # a field is judged on every fourth pixel of every fourth row
-# Air outside the body is -1000 HU give or take the noise; healthy lung begins near -900.
-_AIR_BELOW_HU = -950
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +38,10 @@ class CropsConfig:
     local_scale: tuple[float, float] = (0.05, 0.32)
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height, in source pixels
     field_mm: float | None = None  # side of the square from which all crops of an example come; null: the whole slice
+    # A field is looked for of which this share lies in this range of HU. The default asks for half of it to be body:
+    # air outside is -1000 HU give or take the noise, healthy lung begins near -900.
+    field_hu: tuple[float, float] = (-950.0, 3071.0)
+    field_share: tuple[float, float] = (0.5, 1.0)
     horizontal_flip: float = 0.5  # probability, each crop on its own
     blur_probability: tuple[float, float, float] = (0.0, 0.9, 0.5)  # of global crop 0, global crop 1, local crops
     blur_sigma: tuple[float, float] = (0.1, 1.0)  # px of the crop
@@ -48,6 +50,10 @@ class CropsConfig:
         smallest = min(size for size in (self.global_size, self.local_size, self.gram_size) if size is not None)
         _expect(smallest >= 8, "the sizes of crops", ">= 8 px", smallest, "the recipe uses 224 and 96")
         _expect(self.num_local >= 0, "crops.num_local", ">= 0", self.num_local, "0 trains on global crops only")
+        low, high = self.field_hu
+        _expect(low < high, "crops.field_hu", "low < high", (low, high), "lung is [-950, -500]")
+        low, high = self.field_share
+        _expect(0 <= low <= high <= 1, "crops.field_share", "0 <= low <= high <= 1", (low, high), "shares of its area")
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self, name)
             _expect(0 < low <= high <= 1, f"crops.{name}", "0 < low <= high <= 1", (low, high), "shares of the area")
@@ -110,7 +116,7 @@ class MultiCrop:
             padding_hu: the stored fill value, read as air; None if there is none.
             rng: the example's own generator; nothing else is random.
         """
-        field = draw_field(rng, slices_hu[len(slices_hu) // 2], self.crops.field_mm, spacing_yx_mm, padding_hu)
+        field = draw_field(rng, slices_hu[len(slices_hu) // 2], self.crops, spacing_yx_mm, padding_hu)
         global_geometries, local_geometries = draw_geometries(rng, field, self.crops)
         global_draws = [ct.draw_intensity(rng, self.intensity) for _ in global_geometries]
         local_draws = [ct.draw_intensity(rng, self.intensity) for _ in local_geometries]
@@ -141,27 +147,29 @@ class MultiCrop:
 def draw_field(
     rng: np.random.Generator,
     slice_hu: np.ndarray,
-    field_mm: float | None,
+    config: CropsConfig,
     spacing_yx_mm: tuple[float, float],
     padding_hu: int | None,
 ) -> Box:
     """The part of a slice from which all crops of an example come.
 
-    A square of `field_mm`, cut short where the slice is smaller. Four places are drawn in turn, and the first that is
-    not mostly air is taken: at least half of its pixels above -950 HU and not padding. If none is, the one with most
-    such pixels. The rule looks at air and at nothing else, so that no label can leak into the choice.
+    A square of `field_mm`, cut short where the slice is smaller. Up to eight places are drawn, and the first is taken
+    of which `field_share` lies within `field_hu`, or else the one that comes nearest. By default that is "not mostly
+    air". The rule looks at CT numbers and at nothing else, so that no label can leak into the choice.
     """
     rows, columns = slice_hu.shape
-    if field_mm is None:
+    if config.field_mm is None:
         return Box(0.0, 0.0, float(rows), float(columns))
-    height, width = min(field_mm / spacing_yx_mm[0], rows), min(field_mm / spacing_yx_mm[1], columns)
-    best, most = None, -1.0
+    height, width = (min(config.field_mm / mm, n) for mm, n in zip(spacing_yx_mm, slice_hu.shape, strict=True))
+    least, most = config.field_share
+    best, smallest_miss = None, math.inf
     for _ in range(_FIELD_CANDIDATES):
         field = Box(rng.uniform(0, rows - height), rng.uniform(0, columns - width), height, width)
-        share = _share_of_body(slice_hu, field, padding_hu)
-        if share > most:
-            best, most = field, share
-        if share >= 0.5:
+        share = _share_within(slice_hu, field, config.field_hu, padding_hu)
+        miss = max(least - share, share - most, 0.0)
+        if miss < smallest_miss:
+            best, smallest_miss = field, miss
+        if miss == 0:
             break
     return best
 
@@ -233,14 +241,14 @@ def cut_hu(slices_hu: np.ndarray, geometry: CropGeometry, padding_hu: int | None
     return resample(slices_hu, weights_y, weights_x, padding_hu)
 
 
-def _share_of_body(slice_hu: np.ndarray, field: Box, padding_hu: int | None) -> float:
+def _share_within(slice_hu: np.ndarray, field: Box, range_hu: tuple[float, float], padding_hu: int | None) -> float:
     top, left = int(field.top), int(field.left)
     bottom, right = math.ceil(field.top + field.height), math.ceil(field.left + field.width)
     pixels = slice_hu[top:bottom:_FIELD_STRIDE_PX, left:right:_FIELD_STRIDE_PX]
-    is_body = pixels > _AIR_BELOW_HU
+    is_within = (pixels >= range_hu[0]) & (pixels <= range_hu[1])
     if padding_hu is not None:
-        is_body &= pixels != padding_hu
-    return float(is_body.mean())
+        is_within &= pixels != padding_hu
+    return float(is_within.mean())
 
 
 def _expect(holds: bool, name: str, expected: str, found: object, hint: str) -> None:

@@ -53,6 +53,8 @@ def _eval_result(
         task_name=f"Linear probe: nodule {probe['question']}",
         dataset_type=re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-"),
         dataset_name=dataset_name,
+        # Without it the Hub's format would file all questions under the first one's name.
+        dataset_config=probe["question"],
         metric_type="roc_auc",
         metric_value=round(score["auc"], 3),
         metric_name=f"AUC, {pooling} pooling (95 % interval {score['interval'][0]:.3f} to {score['interval'][1]:.3f}; "

@@ -210,7 +210,7 @@ class Run:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "device": str(self.accelerator.device.type),
-            "precision": self.accelerator.mixed_precision,
+            "precision": {"no": "float32"}.get(self.accelerator.mixed_precision, self.accelerator.mixed_precision),
             "num_processes": self.accelerator.num_processes,
             "images_per_step": self.loader.images_per_step,
             "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),

@@ -15,6 +15,10 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
+def in_fields_of(field_mm, **changes):
+    return CropsConfig(field_mm=field_mm, **changes)
+
+
 def ramp_slice():
     """HU that name their place: 8 per row, 1 per column."""
     return (8 * np.arange(100)[:, None] + np.arange(120)[None] - 500).astype(np.int16)
@@ -131,15 +135,15 @@ def test_the_first_global_crop_is_never_blurred_by_default():
 
 
 def test_a_field_has_its_size_in_millimetres():
-    field = draw_field(rng(), np.zeros((300, 400), dtype=np.int16), 60.0, (0.5, 0.75), None)
+    field = draw_field(rng(), np.zeros((300, 400), dtype=np.int16), in_fields_of(60.0), (0.5, 0.75), None)
     assert (field.height, field.width) == (120, 80)
     assert 0 <= field.top <= 180 and 0 <= field.left <= 320
 
 
 def test_a_field_larger_than_the_slice_is_the_slice():
     slice_hu = np.zeros((100, 120), dtype=np.int16)
-    assert draw_field(rng(), slice_hu, 500.0, SPACING, None) == (0, 0, 100, 120)
-    assert draw_field(rng(), slice_hu, None, SPACING, None) == (0, 0, 100, 120)
+    assert draw_field(rng(), slice_hu, in_fields_of(500.0), SPACING, None) == (0, 0, 100, 120)
+    assert draw_field(rng(), slice_hu, in_fields_of(None), SPACING, None) == (0, 0, 100, 120)
 
 
 @pytest.mark.parametrize(("outside", "padding_hu"), [(-1000, None), (-2048, -2048), (0, 0)])
@@ -153,9 +157,22 @@ def test_fields_prefer_the_body_to_air_and_padding(outside, padding_hu):
         columns = min(field.left + 30, 150) - max(field.left, 50)
         return max(rows, 0) * max(columns, 0) / 900
 
-    shares = [share_of_body(draw_field(generator, slice_hu, 30.0, (1.0, 1.0), padding_hu)) for _ in range(300)]
-    # A field at random meets the body in a third of all cases; of four, one does with 1 - (2/3)^4 = 0.8.
-    assert np.mean(np.array(shares) > 0.45) > 0.7
+    shares = [
+        share_of_body(draw_field(generator, slice_hu, in_fields_of(30.0), (1.0, 1.0), padding_hu)) for _ in range(300)
+    ]
+    # A field at random meets the body in a third of all cases; of eight, one does with 1 - (2/3)^8 = 0.96.
+    assert np.mean(np.array(shares) > 0.45) > 0.9
+
+
+def test_fields_of_lung_hold_lung_and_something_in_it():
+    slice_hu = np.full((200, 200), 40, dtype=np.int16)
+    slice_hu[:, :100] = -850
+    config = in_fields_of(40.0, field_hu=(-950, -500), field_share=(0.5, 0.9))
+    generator = rng()
+    fields = [draw_field(generator, slice_hu, config, (1.0, 1.0), None) for _ in range(300)]
+    shares = np.array([np.clip((100 - field.left) / 40, 0, 1) for field in fields])
+    # One field in ten lies right at random (left edge from 64 to 80 of 160); of eight, one does with 0.57.
+    assert 0.45 < np.mean((shares > 0.45) & (shares < 0.95)) < 0.75
 
 
 def test_all_crops_of_an_example_come_from_its_field():
@@ -189,6 +206,8 @@ def test_neighbours_are_cut_from_one_box():
         ({"blur_probability": (0.0, 9.0, 0.5)}, r"between 0 and 1; found 9.0"),
         ({"blur_sigma": (0.0, 1.0)}, r"crops.blur_sigma.*blur_probability 0 means none"),
         ({"aspect_ratio": (2.0, 1.0)}, r"crops.aspect_ratio must be 0 < low <= high"),
+        ({"field_share": (0.9, 0.5)}, r"crops.field_share must be 0 <= low <= high <= 1; found \(0.9, 0.5\)"),
+        ({"field_hu": (0.0, -500.0)}, r"crops.field_hu must be low < high; found \(0.0, -500.0\)"),
         ({"field_mm": 0.0}, r"crops.field_mm must be > 0 mm; found 0.0.*null takes the whole slice"),
     ],
 )

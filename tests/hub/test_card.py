@@ -86,6 +86,16 @@ def test_metadata_holds_the_measured_scores_with_interval_and_controls(facts):
     assert results[0].dataset_name == "Phantom chest CT"
 
 
+def test_two_questions_keep_their_own_names_in_the_metadata(facts):
+    """The Hub's format joins results of one task and data set: a question is told apart by its configuration."""
+    first = facts.report["probes"][0]
+    report = facts.report | {"probes": [first, first | {"question": "texture"}]}
+    results = ModelCard(render_card(dataclasses.replace(facts, report=report))).data.eval_results
+    assert [result.task_name for result in results] == (
+        [f"Linear probe: nodule {first['question']}"] * 2 + ["Linear probe: nodule texture"] * 2
+    )
+
+
 def test_an_evaluation_of_another_checkpoint_is_refused(tmp_path):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "report.json").write_text(json.dumps(make_report("step_00000010")))
