@@ -23,10 +23,10 @@ quickstart: setup
 	@$(OFFLINE) sh training/quickstart.sh $(BIN) $(OUT)
 
 test: setup
-	$(OFFLINE) $(BIN)/python -m pytest -m "not long and not gpu"
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not long and not gpu"
 
 test-long: setup
-	$(OFFLINE) $(BIN)/python -m pytest -m "long and not gpu"
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "long and not gpu"
 
 style: setup
 	$(BIN)/ruff check --fix .

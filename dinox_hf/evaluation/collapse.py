@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from ..data.crops import draw_field
+from ..data.crops import CropsConfig, draw_field
 from ..metrics.effective_rank import effective_rank
 from .nodules import Field, ScanSet, cut_field
 
@@ -57,7 +57,7 @@ def sample_fields(
         slices, row = rows[position]
         pixels, padding_hu = slices.pixels(row), slices.padding_hu(row)
         rng = np.random.default_rng([seed, position])
-        box = draw_field(rng, pixels, field_mm, slices.spacing_mm(row)[1:], padding_hu)
+        box = draw_field(rng, pixels, CropsConfig(field_mm=field_mm), slices.spacing_mm(row)[1:], padding_hu)
         field = Field((box.top + box.height / 2, box.left + box.width / 2), (box.height, box.width))
         slices_hu = slices.neighbours(row) if channels == "neighbours" else pixels[None]
         fields_hu.append(cut_field(slices_hu, field, size_px, padding_hu))
