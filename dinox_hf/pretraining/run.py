@@ -104,6 +104,7 @@ class Run:
         self.monitor = CollapseMonitor(config.dino_head.num_prototypes, backbone.hidden_size, accelerator.device)
         self.first_step = 0
         if checkpoint is not None:
+            _refuse_other_data(self.folder / "run.yaml", loader)
             self.first_step, extra = load_checkpoint(checkpoint, self.model, self.optimizer)
             self.monitor.load_state(extra)
         self.stop_signal: str | None = None
@@ -267,6 +268,17 @@ def _refuse_other_configuration(config: PretrainConfig, run_yaml: Path) -> None:
         raise ValueError(
             f"--resume expects the configuration in {run_yaml}; found a change in {shown}. Resume with the run's own "
             f"configuration, or start a new run with --output=…."
+        )
+
+
+def _refuse_other_data(run_yaml: Path, loader: PretrainLoader) -> None:
+    """The folder of the data may move; what lies in it may not change under a run."""
+    before = yaml.safe_load(run_yaml.read_text()).get("lineage", {}).get("data_fingerprint")
+    if before != loader.slices.fingerprint:
+        raise ValueError(
+            f"--resume expects the slices with fingerprint {before} that {run_yaml} records; found "
+            f"{loader.slices.fingerprint} in {loader.slices.folder}. Name the run's own data with --data.folder=…, or "
+            f"start a new run with --output=…."
         )
 
 

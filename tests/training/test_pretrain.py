@@ -14,6 +14,7 @@ from dinox_hf.pretraining.checkpoint import latest_checkpoint
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
 from dinox_hf.pretraining.run import Run
+from tests.data.built_set import noisy_series, series_rows, write_built_set
 from tests.training.tiny import tiny_config, tiny_set
 
 
@@ -186,6 +187,13 @@ def test_accumulated_micro_batches_are_one_update(data, tmp_path):
 def test_a_run_folder_is_never_mixed_with_another_run(resume, message, finished, data):
     with pytest.raises(ValueError, match=message):
         script.main(tiny_config(data, finished, "--seed=1"), resume=resume)
+
+
+def test_a_run_is_not_continued_on_other_slices(finished, tmp_path):
+    rows = series_rows(noisy_series(7, (11, 64, 64)), "P-9")
+    other = write_built_set(tmp_path / "other", {"train-00000-of-00001": rows})
+    with pytest.raises(ValueError, match=r"fingerprint \w+ that .*run.yaml records; found \w+ in .*other"):
+        script.main(tiny_config(other, finished, "--steps=6"), resume="always")
 
 
 def test_resuming_a_folder_without_a_checkpoint_says_where_it_looked(data, tmp_path):

@@ -1,0 +1,83 @@
+"""The README tells the truth: its paths exist, its commands parse, its snippets run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import training.pretrain as script
+from dinox_hf.hub.publish import publish_run
+from tests.data.scans import write_series
+from tests.training.tiny import tiny_config, tiny_set
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    shlex.split(line.replace("\\\n", " "), comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip()
+]
+
+
+def test_every_script_and_configuration_that_a_command_names_exists():
+    named = [
+        word for command in COMMANDS for word in command if re.match(r"(training|dataset_scripts|accelerate_c)", word)
+    ]
+    assert len(named) >= 8
+    assert [word for word in named if not (ROOT / word).is_file()] == []
+
+
+def test_every_path_in_the_table_of_places_exists():
+    places = re.findall(r"^\|.*\| `([\w./]+\.\w+)` \|$", README, re.MULTILINE) + re.findall(r"\]\(([^)]+)\)", README)
+    assert len(places) >= 4
+    assert [place for place in places if place != "run.yaml" and not (ROOT / place).exists()] == []
+
+
+def test_every_make_target_exists():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {command[1] for command in COMMANDS if command[0] == "make"} <= set(targets)
+
+
+def test_the_arguments_of_every_pretraining_command_are_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = [
+        command[command.index("training/pretrain.py") + 1 :]
+        for command in COMMANDS
+        if "training/pretrain.py" in command
+    ]
+    assert len(found) >= 3
+    for arguments in found:
+        config, _ = script.read_arguments(arguments)
+        assert config.steps > 0
+
+
+def test_the_trial_configuration_reads_and_writes_where_the_readme_says():
+    config, _ = script.read_arguments([str(ROOT / "training/configs/vits16_trial.yaml")])
+    assert (config.data.folder, config.output) == ("outputs/trial/dataset", "outputs/trial/run")
+
+
+def test_every_shipped_configuration_is_valid():
+    for path in (ROOT / "training" / "configs").glob("*.yaml"):
+        config, _ = script.read_arguments([str(path)])
+        assert config.crops.global_size % config.model.backbone().patch_size == 0
+
+
+@pytest.mark.long
+def test_the_python_snippets_run_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tiny_set(Path("outputs/quickstart/dataset"))
+    script.main(tiny_config(data, Path("outputs/quickstart/run"), "--steps=2"))
+    publish_run(Path("outputs/quickstart/run"), Path("outputs/quickstart/hub"))
+    write_series(Path("RAW"))
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(snippets) == 3
+    results = [{}, {}, {}]
+    for snippet, names in zip(snippets, results, strict=True):
+        exec(compile(snippet, "README.md", "exec"), names)
+    assert type(results[0]["backbone"]).__name__ == "DINOv3ViTModel"
+    assert type(results[1]["backbone"]).__name__ == "Dinov3CTModel"
+    assert results[0]["tokens"].shape[1] == 1 + 4 + (48 // 8) ** 2
+    assert results[1]["tokens"].isfinite().all()
+    assert type(results[2]["scan"]).__name__ == "Volume"
