@@ -272,7 +272,7 @@ def test_the_command_sums_up_what_it_built_and_names_the_next_one(raw, tmp_path,
     text = capsys.readouterr().out
     assert "3 patients, 3 series, 18 slices" in text and "Disk: about" in text
     assert "3 nodules of 3 mm or more (by number of readers 2: 3)" in text
-    assert f"training/pretrain.py --dataset={tmp_path / 'out'}" in text
+    assert f"training/pretrain.py --data.folder={tmp_path / 'out'}" in text
 
 
 def test_every_field_of_the_card_template_is_filled(raw, tmp_path):
