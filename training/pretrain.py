@@ -20,7 +20,7 @@ from dinox_hf.data.slices import SliceSet
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
 from dinox_hf.pretraining.optimizer import build_optimizer, clip_gradients, set_step_values, step_if_finite
-from dinox_hf.pretraining.run import Resume, Run, prepare_folder, reseed, resolve_precision
+from dinox_hf.pretraining.run import Resume, Run, hint_at_idle_cores, prepare_folder, reseed, resolve_precision
 from dinox_hf.pretraining.schedules import Schedule, StepValues
 from dinox_hf.pretraining.self_distillation import SelfDistillation, TeacherTargets
 from dinox_hf.pretraining.tracking import available_trackers
@@ -37,6 +37,7 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
         project_dir=config.output,
     )
     torch.set_float32_matmul_precision("high")
+    hint_at_idle_cores(accelerator)
     loader = build_loader(config, accelerator)  # endless; every draw comes from (seed, step, row)
 
     reseed(config.seed, step=0, rank=0)  # all processes start from the same weights

@@ -15,7 +15,7 @@ run 1 "Phantom: chest CTs as DICOM series, with readers' XML" \
 run 2 "Dataset: DICOM and XML to Parquet, as load_dataset reads it" \
     "python dataset_scripts/build_lidc_idri.py $out/raw $out/dataset"
 run 3 "Pretraining: DINO + iBOT + KoLeo, then Gram anchoring" \
-    "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no training/pretrain.py --data.folder=$out/dataset --output=$out/run --resume=auto"
+    "accelerate launch --config_file accelerate_configs/cpu.yaml training/pretrain.py --data.folder=$out/dataset --output=$out/run --resume=auto"
 run 4 "Evaluation: frozen features beside their controls" \
     "python training/evaluate.py $out/run --seeds 3"
 run 5 "Publishing: a folder for the Hub, loaded back without this package" \

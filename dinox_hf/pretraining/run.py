@@ -1,6 +1,7 @@
 """One run from its folder's point of view: run.yaml, what is due at a step, logs, checkpoints, signals, resuming."""
 
 import math
+import os
 import platform
 import signal
 import subprocess
@@ -46,6 +47,16 @@ def resolve_precision(precision: str) -> str:
     if precision != "auto":
         return precision
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+
+def hint_at_idle_cores(accelerator: Accelerator) -> None:
+    """Say so where cores would look on: `accelerate launch` gives a process one thread unless told otherwise."""
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads() * accelerator.num_processes
+    if accelerator.device.type == "cpu" and threads < cores:
+        accelerator.print(
+            f"{threads} of {cores} cores compute. To use all: accelerate launch --config_file "
+            f"accelerate_configs/cpu.yaml …, or set OMP_NUM_THREADS={cores // accelerator.num_processes}."
+        )
 
 
 def image_processor(config: PretrainConfig) -> Dinov3CTImageProcessor:
