@@ -15,6 +15,7 @@ from .subject import Subject
 
 _NUM_NODULES = 5  # in the attention figure
 _NUM_SLICES = 3  # in the figure of patch colours
+_MOST_PATCHES = 64  # of a side there: attention grows with the fourth power of it
 _SIZE_RANKS = (0.2, 0.98)  # the smallest fifth shows as one pixel or two
 
 
@@ -54,7 +55,7 @@ def _draw_attention(path: Path, material: Material, field: AttentionField) -> No
 
 
 def _draw_patch_colours(path: Path, subject: Subject, material: Material) -> None:
-    """Whole slices through the largest nodule of different patients, at the millimetres per pixel of the fields."""
+    """Whole slices through the largest nodule of different patients, as finely as the fields if that can be."""
     chosen = _largest_of_patients(material.nodules)[:_NUM_SLICES]
     rows = [material.scans.slice_of(nodule) for nodule in chosen]
     side_mm = max(
@@ -63,7 +64,8 @@ def _draw_patch_colours(path: Path, subject: Subject, material: Material) -> Non
         for pixels, mm in zip(slices.pixels(row).shape, slices.spacing_mm(row)[1:], strict=True)
     )
     patch_size = subject.backbone.patch_size
-    size_px = round(side_mm * material.size_px / material.field_mm / patch_size) * patch_size
+    num_patches = round(side_mm * material.size_px / material.field_mm / patch_size)
+    size_px = min(num_patches, _MOST_PATCHES) * patch_size
     slices_hu = []
     for slices, row in rows:
         pixels = slices.neighbours(row) if subject.channels == "neighbours" else slices.pixels(row)[None]
