@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -125,17 +126,16 @@ class Run:
 
     def steps(self) -> Iterator[tuple[int, list[PretrainBatch]]]:
         """(step, its micro-batches on the device), from where the run stands to its end or to a signal."""
-        self._listen_to_signals()
         batches = self.loader.steps(self.first_step)
-        for step in self.progress:
-            waiting = time.perf_counter()
-            micro_batches = [batch.to(self.accelerator.device) for batch in next(batches)]
-            self.seconds_waiting += time.perf_counter() - waiting
-            self.last_batch = micro_batches[-1]
-            yield step, micro_batches
-            if self._is_stopped():
-                self.save(step)
-                break
+        with self._listening_to_signals():
+            for step in self.progress:
+                waiting = time.perf_counter()
+                micro_batches = [batch.to(self.accelerator.device) for batch in next(batches)]
+                self.seconds_waiting += time.perf_counter() - waiting
+                yield step, micro_batches
+                if self._is_stopped(step):
+                    self.save(step)
+                    break
 
     def due(self, what: str, step: int) -> bool:
         """Is `log`, `save` or `picture` due after this step? The last step is due for all, the first for logging."""
@@ -242,18 +242,25 @@ class Run:
             pixel_values.append(prepared.pixel_values)
         return torch.cat(pixel_values).to(self.accelerator.device)
 
-    def _listen_to_signals(self) -> None:
+    @contextmanager
+    def _listening_to_signals(self) -> Iterator[None]:
         def remember(number: int, _frame: object) -> None:
             self.stop_signal = signal.Signals(number).name
             self.progress.write(f"{self.stop_signal}: finishing this step, then saving.")
 
-        signal.signal(signal.SIGTERM, remember)
-        signal.signal(signal.SIGINT, remember)
+        before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def _is_stopped(self) -> bool:
-        """True once a signal came; with several processes all agree, so that none waits for one that has gone."""
+    def _is_stopped(self, step: int) -> bool:
+        """True once a signal came. Several processes ask the first one, where they wait for the device anyway."""
         if self.accelerator.num_processes == 1:
             return self.stop_signal is not None
+        if not self.due("log", step):
+            return False
         agreed = [self.stop_signal]
         broadcast_object_list(agreed)
         self.stop_signal = agreed[0]

@@ -165,7 +165,7 @@ def test_a_signal_saves_this_step_and_resuming_gives_the_same_run(finished, data
     monkeypatch.setattr(Run, "watch", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     script.main(tiny_config(data, output))
-    signal.signal(signal.SIGTERM, before)
+    assert signal.getsignal(signal.SIGTERM) is before
     assert latest_checkpoint(output).name == "step_00000003"
     monkeypatch.undo()
     script.main(tiny_config(data, output), resume="always")

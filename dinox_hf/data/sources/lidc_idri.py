@@ -5,29 +5,20 @@ Armato et al., Medical Physics 38(2), 2011. Up to four readers marked each scan 
 kind becomes a row of the nodule table; the other two are counted.
 """
 
-import statistics
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..readers.files import RawFile, list_files
+from ..schema import CHARACTERISTICS
 from ..volume import Rejection, Volume
 from .lidc_nodules import group_readers, nodule_row, reader_mask
 
-CHARACTERISTICS = {  # our column -> element of the XML
-    "subtlety": "subtlety",
-    "internal_structure": "internalStructure",
-    "calcification": "calcification",
-    "sphericity": "sphericity",
-    "margin": "margin",
-    "lobulation": "lobulation",
-    "spiculation": "spiculation",
-    "texture": "texture",
-    "malignancy": "malignancy",
-}
+# The XML writes a characteristic as we do, except for this one.
+XML_NAMES = {"internal_structure": "internalStructure"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +137,8 @@ def _read_nodules(sessions: list[ET.Element]) -> Iterator[ReaderNodule]:
                 reader=reader,
                 name=nodule.findtext("noduleID", "").strip(),
                 ratings={
-                    ours: int(nodule.findtext(f"characteristics/{xml}")) for ours, xml in CHARACTERISTICS.items()
+                    name: int(nodule.findtext(f"characteristics/{XML_NAMES.get(name, name)}"))
+                    for name in CHARACTERISTICS
                 },
                 outlines=tuple(_read_outline(roi) for roi in nodule.iter("roi")),
             )
@@ -161,30 +153,6 @@ def _read_outline(roi: ET.Element) -> Outline:
         slice_uid=roi.findtext("imageSOP_UID", "").strip(),
         is_inclusion=roi.findtext("inclusion", "TRUE").strip().upper() == "TRUE",
     )
-
-
-def malignancy_drop_3(ratings: Sequence[int]) -> int | None:
-    """Rule A: 1 if the median rating is above 3, 0 if below; None for 3, the undecided, which are dropped."""
-    median = statistics.median(ratings)
-    return None if median == 3 else int(median > 3)
-
-
-def malignancy_3_is_malignant(ratings: Sequence[int]) -> int:
-    """Rule B: 1 if the median rating is 3 or more."""
-    return int(statistics.median(ratings) >= 3)
-
-
-def malignancy_3_is_benign(ratings: Sequence[int]) -> int:
-    """Rule C: 1 if the median rating is above 3."""
-    return int(statistics.median(ratings) > 3)
-
-
-# Median, not mean: one reader's 5 among three 2s does not turn a nodule. 2.5 and 3.5 fall to their side of 3.
-LABEL_RULES: dict[str, Callable[[Sequence[int]], int | None]] = {
-    "A": malignancy_drop_3,
-    "B": malignancy_3_is_malignant,
-    "C": malignancy_3_is_benign,
-}
 
 
 def collection_of(patient_ids: Sequence[str]) -> dict[str, str]:

@@ -2,12 +2,7 @@ import numpy as np
 import pytest
 
 from dinox_hf.data.readers.dicom import read_dicom_series
-from dinox_hf.data.sources.lidc_idri import (
-    malignancy_3_is_benign,
-    malignancy_3_is_malignant,
-    malignancy_drop_3,
-    read_annotations,
-)
+from dinox_hf.data.sources.lidc_idri import read_annotations
 from dinox_hf.data.sources.lidc_nodules import BoxMask, consensus, fill_outline, group_readers
 from dinox_hf.data.volume import Rejection
 from tests.data.scans import nodule_xml, square, write_series, write_xml
@@ -132,18 +127,3 @@ def test_other_and_damaged_xml_becomes_a_reason(tmp_path, text, reason):
     (tmp_path / "a.xml").write_text(text)
     (rejection,) = read_annotations(tmp_path)
     assert isinstance(rejection, Rejection) and reason in rejection.reason
-
-
-@pytest.mark.parametrize(
-    ("ratings", "expected"),
-    [
-        ([5, 4, 3], (1, 1, 1)),
-        ([3, 3, 5], (None, 1, 0)),
-        ([2, 2, 2, 5], (0, 0, 0)),
-        ([3, 4], (1, 1, 1)),
-        ([2, 3], (0, 0, 0)),
-    ],
-)
-def test_label_rules_differ_only_at_a_median_of_3(ratings, expected):
-    rules = (malignancy_drop_3, malignancy_3_is_malignant, malignancy_3_is_benign)
-    assert tuple(rule(ratings) for rule in rules) == expected
