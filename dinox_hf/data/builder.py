@@ -75,7 +75,7 @@ def build_dataset(
         annotations, unused = [], []
         if not ignore_annotations:
             annotations, unused, damaged = _read_annotations(raw, stacks, source)
-            rejections = _without_xml(rejections, annotations, unused) + damaged
+            rejections = _without_xml(rejections, [*annotations, *unused, *damaged]) + damaged
         building = out / ".building"
         pieces = _plan(stacks, annotations, building / "pieces")
         fingerprint = fingerprint_of(piece.key for piece in pieces)
@@ -172,9 +172,9 @@ def _annotates(annotation, stack: Stack) -> bool:
     )
 
 
-def _without_xml(rejections: list[Rejection], annotations: list, unused: list) -> list[Rejection]:
-    """Drop "not a DICOM file" for files that turned out to be annotations."""
-    read = {annotation.path for annotation in [*annotations, *unused] if annotation is not None}
+def _without_xml(rejections: list[Rejection], annotations: list) -> list[Rejection]:
+    """Drop "not a DICOM file" for files that turned out to be annotations, or would have been."""
+    read = {annotation.path for annotation in annotations if annotation is not None}
     return [rejection for rejection in rejections if rejection.path not in read]
 
 
@@ -253,6 +253,9 @@ def _report(records: list[dict], rejections: list[Rejection], unused: list, fing
         record["split"] = split_of(record["patient_id"], num_patients)
     warnings = [f"{entry.path}: no scan of series {entry.series_id} in the input" for entry in unused]
     warnings += [warning for record in records for warning in record["warnings"]]
+    # These cost a scan, a slice of one, or its annotations; other rejections were never meant to be part of the set.
+    lost = [entry for entry in rejections if entry.loses_scan or entry.reason.startswith(lidc_idri.DAMAGED)]
+    warnings += [f"{entry.path}: {entry.reason}" for entry in lost]
     readers = Counter(count for record in records for count in record["readers_per_nodule"])
     splits = [split for split in ("train", "test") if any(record["split"] == split for record in records)]
     return {

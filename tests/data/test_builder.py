@@ -196,7 +196,10 @@ def test_refused_series_can_be_left_out_and_stand_in_the_report(raw, tmp_path):
     assert report["num_series"] == 2
     (rejection,) = report["rejections"]
     assert rejection["path"] == "patient1" and rejection["num_files"] == 6 and "damaged" in rejection["reason"]
-    assert report["warnings"] == ["patient1/reads.xml: no scan of series 1.2.1 in the input"]
+    assert report["warnings"] == [
+        "patient1/reads.xml: no scan of series 1.2.1 in the input",
+        f"patient1: {rejection['reason']}",
+    ]
     assert json.loads((tmp_path / "out" / "ingest_report.json").read_text()) == report
 
 
@@ -212,6 +215,14 @@ def test_annotations_of_another_series_name_both_series(tmp_path):
     # `datasets` opens no empty split, so a set without nodules does not offer the configuration.
     with pytest.raises(ValueError, match="'nodules' not found"):
         load_dataset(str(tmp_path / "out"), "nodules", cache_dir=str(tmp_path / "cache"))
+
+
+def test_damaged_annotations_are_a_warning_and_counted_once(raw, tmp_path):
+    (raw / "patient1" / "reads.xml").write_bytes(b"")
+    report = build_dataset(raw, tmp_path / "out")
+    assert report["num_series"] == 3
+    assert [warning.split(" (")[0] for warning in report["warnings"]] == ["patient1/reads.xml: damaged LIDC XML"]
+    assert [rejection["path"] for rejection in report["rejections"]].count("patient1/reads.xml") == 1
 
 
 def test_a_split_without_nodules_does_not_hide_those_of_the_other(tmp_path):

@@ -66,6 +66,8 @@ def read_header(file: RawFile) -> SliceHeader | Rejection:
             with config.disable_value_validation():
                 dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=ALLOWED_TAGS)
                 return _reject_other_images(file, dataset) or _slice_header(file, dataset, stream)
+    except PermissionError:
+        return Rejection(file.name, "it may not be read", "Mend the permissions of the file.", loses_scan=True)
     # Damaged bytes make a parser fail in any way at all; every one of them means the same to the user.
     # The error's text is not passed on, since it may quote a tag.
     except Exception as error:

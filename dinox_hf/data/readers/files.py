@@ -1,5 +1,6 @@
 """The files of an input folder, plain or inside zip archives, which are read without unpacking them to disk."""
 
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,15 +72,41 @@ def list_files(path: Path) -> Iterator[RawFile | Rejection]:
 
     Yields:
         One `RawFile` per file and per archive member; a `Rejection` for an archive that cannot be opened.
+
+    Raises:
+        ValueError: if a folder below `path` cannot be read.
     """
     root = path if path.is_dir() else path.parent
-    files = sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
-    for file in files:
+    for file in sorted(_walk(path)) if path.is_dir() else [path]:
         relative = file.relative_to(root).as_posix()
         if file.suffix.lower() == ".zip":
             yield from _list_archive(root, relative)
         else:
             yield RawFile(root, relative)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder, linked folders too, each folder once. What cannot be entered stops, it is not skipped."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_closed_folder):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from (Path(parent, name) for name in names if not _is_mac_litter(name) and Path(parent, name).is_file())
+
+
+def _refuse_closed_folder(error: OSError) -> None:
+    raise ValueError(
+        f"Every folder of the input should be readable; found {error.filename} ({error.strerror}). "
+        f"Mend its permissions, or move it out of the input."
+    )
+
+
+def _is_mac_litter(name: str) -> bool:
+    """Whether macOS left this beside a file on a foreign disk or in an archive; it is named like the file."""
+    return name.startswith("._") or name.startswith("__MACOSX/") or "/._" in name
 
 
 def _list_archive(root: Path, path: str) -> Iterator[RawFile | Rejection]:
@@ -93,5 +120,5 @@ def _list_archive(root: Path, path: str) -> Iterator[RawFile | Rejection]:
         is_encrypted = info.flag_bits & 1
         if is_encrypted:
             yield Rejection(f"{path}/{info.filename}", "encrypted in its archive", "Unpack it with its password.")
-        elif not info.is_dir():
+        elif not info.is_dir() and not _is_mac_litter(info.filename):
             yield RawFile(root, path, info.filename)

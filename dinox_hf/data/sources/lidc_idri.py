@@ -21,6 +21,10 @@ from .lidc_nodules import group_readers, nodule_row, reader_mask
 XML_NAMES = {"internal_structure": "internalStructure"}
 
 
+DAMAGED = "damaged LIDC XML"
+LARGEST_COORDINATE = 4096  # px; no scanner has larger slices, and a mask of more would fill the memory
+
+
 @dataclass(frozen=True, eq=False)
 class Outline:
     """One closed outline on one slice."""
@@ -113,8 +117,9 @@ def read_annotation(file: RawFile) -> Annotation | Rejection:
             num_small_nodules=sum(not _is_outlined(nodule) for nodule in root.iter("unblindedReadNodule")),
             num_non_nodules=sum(1 for _ in root.iter("nonNodule")),
         )
-    except (ET.ParseError, ValueError, TypeError) as error:
-        return Rejection(file.name, f"damaged LIDC XML ({error})", "Download the annotation file again.")
+    # Damaged bytes make a parser fail in any way at all; every one of them means the same to the user.
+    except Exception as error:
+        return Rejection(file.name, f"{DAMAGED} ({error})", "Download the annotation file again.")
 
 
 def _without_namespaces(root: ET.Element) -> ET.Element:
@@ -147,6 +152,8 @@ def _read_nodules(sessions: list[ET.Element]) -> Iterator[ReaderNodule]:
 def _read_outline(roi: ET.Element) -> Outline:
     # x is the column and y the row: read the other way round, outlines fall on lung.
     points = [(int(edge.findtext("xCoord")), int(edge.findtext("yCoord"))) for edge in roi.iter("edgeMap")]
+    if any(not 0 <= number <= LARGEST_COORDINATE for point in points for number in point):
+        raise ValueError(f"an outline should lie within 0 to {LARGEST_COORDINATE} pixels; found {max(points)}")
     return Outline(
         points=np.array(points, dtype=np.int32).reshape(-1, 2),
         z_mm=float(roi.findtext("imageZposition")),

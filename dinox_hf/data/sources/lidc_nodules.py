@@ -70,11 +70,15 @@ def reader_mask(volume: Volume, outlines: Sequence) -> tuple[BoxMask | None, int
 
 
 def find_slice(volume: Volume, slice_uid: str, z_mm: float) -> int | None:
-    """Index of the slice with this SOPInstanceUID or, if none has it, at this position; None if absent."""
-    if slice_uid in volume.slice_uids:
+    """Index of the slice with this SOPInstanceUID or, if none has it, at this position; None if absent.
+
+    An anonymiser may blank the UIDs or give all slices the same one: then they find nothing, and the position decides.
+    """
+    if slice_uid and volume.slice_uids.count(slice_uid) == 1:
         return volume.slice_uids.index(slice_uid)
     nearest = int(np.abs(volume.z_mm - z_mm).argmin())
-    is_there = abs(volume.z_mm[nearest] - z_mm) < 0.1 * volume.spacing_mm[0]
+    # Positions in the XML may be rounded; a slice that is absent lies a whole spacing off.
+    is_there = abs(volume.z_mm[nearest] - z_mm) < 0.45 * volume.spacing_mm[0]
     return nearest if is_there else None
 
 

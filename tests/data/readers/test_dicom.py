@@ -270,3 +270,17 @@ def test_no_identifier_leaves_the_reader(tmp_path):
 def test_a_path_that_is_not_there_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"found nothing at .*missing"):
         list(read_dicom_series(tmp_path / "missing"))
+
+
+def test_linked_folders_are_followed_and_each_folder_is_read_once(tmp_path):
+    write_series(tmp_path / "elsewhere")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "patient").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "raw" / "again").symlink_to(tmp_path / "raw")
+    assert [type(result).__name__ for result in read_dicom_series(tmp_path / "raw")] == ["Volume"]
+
+
+def test_what_macos_leaves_beside_a_slice_is_no_damaged_slice(tmp_path):
+    write_series(tmp_path / "raw")
+    (tmp_path / "raw" / "._001.dcm").write_bytes(b"\0\5\26\7")
+    assert [type(result).__name__ for result in read_dicom_series(tmp_path / "raw")] == ["Volume"]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -127,3 +129,20 @@ def test_other_and_damaged_xml_becomes_a_reason(tmp_path, text, reason):
     (tmp_path / "a.xml").write_text(text)
     (rejection,) = read_annotations(tmp_path)
     assert isinstance(rejection, Rejection) and reason in rejection.reason
+
+
+@pytest.mark.parametrize("uid", ["", "1.2.3.0"])
+def test_outlines_find_their_slice_by_position_where_uids_tell_nothing(tmp_path, uid):
+    """Anonymisers blank the UIDs, or give every slice the same one."""
+    write_series(tmp_path)
+    write_xml(tmp_path / "a.xml", [nodule_xml([(-25.0, uid, square(3, 9))])])
+    (annotation,) = read_annotations(tmp_path)
+    volume = dataclasses.replace(next(iter(read_dicom_series(tmp_path))), slice_uids=(uid,) * 6)
+    (row,), warnings = annotation.nodule_rows(volume)
+    assert (row["first_slice"], row["last_slice"], warnings) == (2, 2, [])
+
+
+def test_a_coordinate_beyond_any_image_is_damage_and_not_a_mask_of_gigabytes(tmp_path):
+    write_xml(tmp_path / "a.xml", [nodule_xml([(-25.0, "1", [(3, 3), (300_000, 300_000)])])])
+    (rejection,) = read_annotations(tmp_path)
+    assert isinstance(rejection, Rejection) and "found (300000, 300000)" in rejection.reason
