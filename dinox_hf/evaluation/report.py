@@ -89,10 +89,19 @@ def _verdict(report: dict[str, Any]) -> str:
         + "".join(f"; not measured: {c['name']}" for c in criteria if c["reached"] is None)
         + ".",
         f"- {cls_gain_line(report['cls_gain'])}",
+        *_other_poolings(report["other_gains"]),
         f"- {_malignancy_line(report['probes'])}",
         f"- {_attention_line(report['attention'][0])}",
     ]
     return "## Verdict\n\n" + "\n".join(lines)
+
+
+def _other_poolings(gains: list[dict[str, Any]]) -> list[str]:
+    """The same mean gain with the other poolings, whatever it says."""
+    if not gains:
+        return []
+    listed = ", ".join(f"{g['pooling']} {g['gain']:+.3f} ({_interval(g['interval'], '+.3f')})" for g in gains)
+    return [f"- The same gain with other poolings: {listed}."]
 
 
 def _malignancy_line(probes: list[dict[str, Any]]) -> str:
@@ -112,7 +121,9 @@ def _attention_line(field: dict[str, Any]) -> str:
     return (
         f"Attention on nodules, mean of heads ({trained['num_nodules']} nodules, {field['field_mm']:g} mm field): "
         f"AUPRC {trained['auprc']:.3f}, random weights {random['auprc']:.3f}, "
-        f"centre prior {field['maps']['centre prior']['auprc']:.3f}, chance {trained['chance']:.3f}."
+        f"centre prior {field['maps']['centre prior']['auprc']:.3f}, chance {trained['chance']:.3f}; pointing game "
+        f"{trained['pointing']:.3f}, random weights {random['pointing']:.3f}, "
+        f"centre prior {field['maps']['centre prior']['pointing']:.3f}."
     )
 
 

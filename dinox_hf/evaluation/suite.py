@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .attention import attention_record, look
 from .collapse import collapse_scores
-from .features import Backbone, cached, pooled_features
+from .features import POOLINGS, Backbone, cached, pooled_features
 from .learning import learning_criteria, learning_facts
 from .material import Material, gather
 from .pictures import draw_all
@@ -57,6 +57,8 @@ def evaluate(source: str, data: str | None, out: str | None, settings: Evaluatio
         report["collapse"] = _collapse(material, trained, random)
         report["probes"] = [probe_record(answer) for answer in answers]
         report["cls_gain"] = mean_gain(answers)
+        others = [mean_gain(answers, pooling) for pooling in POOLINGS if pooling != "cls"]
+        report["other_gains"] = [gain for gain in others if gain is not None]
         report["attention"] = [attention_record(field, material.nodules) for field in fields]
         facts = learning_facts(subject.config, subject.records)
         gain = report["cls_gain"] and report["cls_gain"]["gain"]

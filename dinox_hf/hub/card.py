@@ -160,6 +160,7 @@ def _training(facts: CardFacts) -> str:
             ("Updates", f"{facts.step:,} of {run['steps']:,} planned"),
             ("Images seen", f"{facts.step * images:,} ({images} an update)" if images else None),
             ("Crops", f"2 of {crops['global_size']} px, {crops['num_local']} of {crops['local_size']} px"),
+            ("Cut from", f"squares of {crops['field_mm']:g} mm" if crops.get("field_mm") else "whole slices"),
             ("Time in the training loop", _duration(facts.seconds)),
             ("Device", run.get("lineage", {}).get("device")),
             ("Precision", run.get("lineage", {}).get("precision")),

@@ -25,7 +25,7 @@ from ..data.loader import PretrainBatch, PretrainLoader
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import PretrainConfig
-from .config_file import to_dict
+from .config_file import flat, to_dict
 from .monitor import CollapseMonitor
 from .self_distillation import SelfDistillation, TeacherTargets
 from .tracking import MetricsFile, draw_slices, patch_colours
@@ -185,7 +185,9 @@ class Run:
         if not self.accelerator.is_main_process:
             return
         if self.stop_signal:
-            print(f"Stopped by {self.stop_signal} after step {self.saved_step}; continue with --resume.")
+            print(
+                f"Stopped by {self.stop_signal} after step {self.saved_step}; continue with the same command + --resume."
+            )
         print(f"Run folder: {self.folder} (run.yaml, metrics.jsonl, pictures/, checkpoints/)")
 
     def _sound_alarms(self, step: int, alarms: dict[str, str]) -> None:
@@ -278,14 +280,14 @@ class Run:
 
 
 def _refuse_other_configuration(config: PretrainConfig, run_yaml: Path) -> None:
-    before = yaml.safe_load(run_yaml.read_text())
-    now = to_dict(config)
-    changed = [name for name in now if name not in _FREE_TO_CHANGE and before.get(name) != now[name]]
+    before, now = flat(yaml.safe_load(run_yaml.read_text())), flat(to_dict(config))
+    fixed = [name for name in now if name.partition(".")[0] not in _FREE_TO_CHANGE]
+    changed = [name for name in fixed if before.get(name) != now[name]]
     if changed:
         shown = "; ".join(f"{name}: {before.get(name)} became {now[name]}" for name in changed)
         raise ValueError(
-            f"--resume expects the configuration in {run_yaml}; found a change in {shown}. Resume with the run's own "
-            f"configuration, or start a new run with --output=…."
+            f"--resume expects the configuration in {run_yaml}; found a change in {shown}. Give the same file and "
+            f"overrides as at the start, or start a new run with --output=…."
         )
 
 
