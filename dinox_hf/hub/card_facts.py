@@ -29,7 +29,10 @@ class CardFacts:
     @property
     def name(self) -> str:
         """Title of the card: architecture and data."""
-        return f"Dinov3CT {self.run['model']['preset']}, {self.dataset_name}"
+        model = self.run["model"]
+        # A preset whose width was changed is that preset no more.
+        width = model.get("overrides", {}).get("hidden_size")
+        return f"Dinov3CT {f'width {width}' if width else model['preset']}, {self.dataset_name}"
 
     @property
     def is_synthetic(self) -> bool:

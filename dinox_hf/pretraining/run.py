@@ -186,7 +186,7 @@ class Run:
             return
         if self.stop_signal:
             print(
-                f"Stopped by {self.stop_signal} after step {self.saved_step}; continue with the same command + --resume."
+                f"Stopped by {self.stop_signal} after step {self.saved_step}; the same command with --resume goes on."
             )
         print(f"Run folder: {self.folder} (run.yaml, metrics.jsonl, pictures/, checkpoints/)")
 

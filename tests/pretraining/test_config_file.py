@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from dinox_hf.pretraining.config import PretrainConfig
-from dinox_hf.pretraining.config_file import load_config, to_dict
+from dinox_hf.pretraining.config_file import flat, load_config, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,3 +96,7 @@ def test_what_is_written_reads_back_equal(tmp_path):
     config = load_config(PretrainConfig, None, ["--crops.field_mm=64", "--model.overrides.patch_size=8"])
     path = written(tmp_path, yaml.safe_dump(to_dict(config)))
     assert load_config(PretrainConfig, path) == config
+
+
+def test_nested_values_flatten_to_their_dotted_names():
+    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": {}}) == {"a.b": 1, "a.c.d": [2], "e": {}}
