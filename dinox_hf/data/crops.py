@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .expectation import expect
 from .intensity import ct
 from .resampling import banded_weights, resample
 
@@ -48,23 +49,23 @@ class CropsConfig:
 
     def __post_init__(self) -> None:
         smallest = min(size for size in (self.global_size, self.local_size, self.gram_size) if size is not None)
-        _expect(smallest >= 8, "the sizes of crops", ">= 8 px", smallest, "the recipe uses 224 and 96")
-        _expect(self.num_local >= 0, "crops.num_local", ">= 0", self.num_local, "0 trains on global crops only")
+        expect(smallest >= 8, "the sizes of crops", ">= 8 px", smallest, "the recipe uses 224 and 96")
+        expect(self.num_local >= 0, "crops.num_local", ">= 0", self.num_local, "0 trains on global crops only")
         low, high = self.field_hu
-        _expect(low < high, "crops.field_hu", "low < high", (low, high), "lung is [-950, -500]")
+        expect(low < high, "crops.field_hu", "low < high", (low, high), "lung is [-950, -500]")
         low, high = self.field_share
-        _expect(0 <= low <= high <= 1, "crops.field_share", "0 <= low <= high <= 1", (low, high), "shares of its area")
+        expect(0 <= low <= high <= 1, "crops.field_share", "0 <= low <= high <= 1", (low, high), "shares of its area")
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self, name)
-            _expect(0 < low <= high <= 1, f"crops.{name}", "0 < low <= high <= 1", (low, high), "shares of the area")
+            expect(0 < low <= high <= 1, f"crops.{name}", "0 < low <= high <= 1", (low, high), "shares of the area")
         low, high = self.aspect_ratio
-        _expect(0 < low <= high, "crops.aspect_ratio", "0 < low <= high", (low, high), "the recipe uses 3/4 to 4/3")
+        expect(0 < low <= high, "crops.aspect_ratio", "0 < low <= high", (low, high), "the recipe uses 3/4 to 4/3")
         low, high = self.blur_sigma
-        _expect(0 < low <= high, "crops.blur_sigma", "0 < low <= high", (low, high), "blur_probability 0 means none")
+        expect(0 < low <= high, "crops.blur_sigma", "0 < low <= high", (low, high), "blur_probability 0 means none")
         for probability in (self.horizontal_flip, *self.blur_probability):
-            _expect(0 <= probability <= 1, "a probability of crops", "between 0 and 1", probability, "0 means never")
+            expect(0 <= probability <= 1, "a probability of crops", "between 0 and 1", probability, "0 means never")
         if self.field_mm is not None:
-            _expect(self.field_mm > 0, "crops.field_mm", "> 0 mm", self.field_mm, "null takes the whole slice")
+            expect(self.field_mm > 0, "crops.field_mm", "> 0 mm", self.field_mm, "null takes the whole slice")
 
 
 class Box(NamedTuple):
@@ -249,8 +250,3 @@ def _share_within(slice_hu: np.ndarray, field: Box, range_hu: tuple[float, float
     if padding_hu is not None:
         is_within &= pixels != padding_hu
     return float(is_within.mean())
-
-
-def _expect(holds: bool, name: str, expected: str, found: object, hint: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {expected}; found {found!r}. Note: {hint}.")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..data.crops import CropsConfig
+from ..data.expectation import expect
 from ..data.intensity.ct import IntensityConfig
 from ..data.masking import MaskingConfig
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
@@ -18,7 +19,7 @@ class DataConfig:
     num_workers: int = 2  # processes that cut crops; changes speed, never a number
 
     def __post_init__(self) -> None:
-        _expect(self.num_workers >= 0, "data.num_workers", ">= 0", self.num_workers, "0 cuts crops in the main one")
+        expect(self.num_workers >= 0, "data.num_workers", ">= 0", self.num_workers, "0 cuts crops in the main one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class BatchConfig:
     accumulate: int = 1  # micro-batches of one update
 
     def __post_init__(self) -> None:
-        _expect(self.size >= 2, "batch.size", ">= 2", self.size, "KoLeo and Sinkhorn compare images with each other")
-        _expect(self.accumulate >= 1, "batch.accumulate", ">= 1", self.accumulate, "1 means no accumulation")
+        expect(self.size >= 2, "batch.size", ">= 2", self.size, "KoLeo and Sinkhorn compare images with each other")
+        expect(self.accumulate >= 1, "batch.accumulate", ">= 1", self.accumulate, "1 means no accumulation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class HeadConfig:
     num_layers: int = 3
 
     def __post_init__(self) -> None:
-        _expect(self.num_prototypes >= 2, "num_prototypes", ">= 2", self.num_prototypes, "1 prototype tells nothing")
+        expect(self.num_prototypes >= 2, "num_prototypes", ">= 2", self.num_prototypes, "1 prototype tells nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +96,8 @@ class GramConfig:
     resize_antialias: bool = False  # of the bicubic step from the gram teacher's patch grid to the student's
 
     def __post_init__(self) -> None:
-        _expect(self.ramp_steps >= 1, "gram.ramp_steps", ">= 1", self.ramp_steps, "1 means the full weight at once")
-        _expect(self.refresh_every >= 1, "gram.refresh_every", ">= 1", self.refresh_every, "max_refreshes: 0 is never")
+        expect(self.ramp_steps >= 1, "gram.ramp_steps", ">= 1", self.ramp_steps, "1 means the full weight at once")
+        expect(self.refresh_every >= 1, "gram.refresh_every", ">= 1", self.refresh_every, "max_refreshes: 0 is never")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +113,10 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         for name in ("momentum", "momentum_end"):
             value = getattr(self, name)
-            _expect(0 <= value <= 1, f"teacher.{name}", "between 0 and 1", value, "0.992 keeps 99.2 % of the teacher")
+            expect(0 <= value <= 1, f"teacher.{name}", "between 0 and 1", value, "0.992 keeps 99.2 % of the teacher")
         for name in ("temperature", "temperature_start"):
             value = getattr(self, name)
-            _expect(value > 0, f"teacher.{name}", "> 0", value, "the recipe uses 0.04 rising to 0.07")
+            expect(value > 0, f"teacher.{name}", "> 0", value, "the recipe uses 0.04 rising to 0.07")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +137,8 @@ class OptimizerConfig:
     freeze_last_layer_steps: int = 0  # the prototypes rest for so many steps
 
     def __post_init__(self) -> None:
-        _expect(self.lr > 0, "optimizer.lr", "> 0", self.lr, "1e-3 suits ViT-S with a batch of some hundreds")
-        _expect(self.max_grad_norm > 0, "optimizer.max_grad_norm", "> 0", self.max_grad_norm, "1e9 never clips")
+        expect(self.lr > 0, "optimizer.lr", "> 0", self.lr, "1e-3 suits ViT-S with a batch of some hundreds")
+        expect(self.max_grad_norm > 0, "optimizer.max_grad_norm", "> 0", self.max_grad_norm, "1e9 never clips")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +170,4 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_checkpoints", "picture_every"):
-            _expect(getattr(self, name) >= 1, name, ">= 1", getattr(self, name), "it counts steps or checkpoints")
-
-
-def _expect(holds: bool, name: str, expected: str, found: object, hint: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {expected}; found {found!r}. Note: {hint}.")
+            expect(getattr(self, name) >= 1, name, ">= 1", getattr(self, name), "it counts steps or checkpoints")

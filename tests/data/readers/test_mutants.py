@@ -28,7 +28,7 @@ def shortened(draw: random.Random, whole: bytes) -> bytes:
     return whole[:first] + whole[first + draw.randint(1, 30) :]
 
 
-def check(folder, count: int) -> None:
+def check_mutants(folder, count: int) -> None:
     draw = random.Random(count)
     files = write_series(folder)
     whole = files[2].read_bytes()
@@ -46,9 +46,9 @@ def check(folder, count: int) -> None:
 
 
 def test_a_hundred_mutants(tmp_path):
-    check(tmp_path / "raw", 100)
+    check_mutants(tmp_path / "raw", 100)
 
 
 @pytest.mark.long
 def test_a_thousand_mutants(tmp_path):
-    check(tmp_path / "raw", 1000)
+    check_mutants(tmp_path / "raw", 1000)
