@@ -1,24 +1,39 @@
 """Global, local and gram-teacher crops of one slice: where they lie, and how they are cut.
 
-Everything random is drawn first, as plain numbers; cutting is then a pure function of the slice and those numbers.
+Everything random is drawn first, as plain numbers; cutting is then a pure function of the slice and those numbers. The
+loader cuts here, or it sends slices and numbers, and device_crops.py cuts on the accelerator.
 HU are resampled before they are windowed, so a window never clips what a blur or a shrink still needs.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from .draws import between
 from .expectation import expect
 from .intensity import ct
-from .resampling import banded_weights, resample
+from .resampling import NO_BLUR, banded_weights, blur_weights, resample
 
 NUM_GLOBAL_CROPS = 2
 _CROP_TRIES = 10
 _FIELD_CANDIDATES = 8
 _FIELD_STRIDE_PX = 4  # a field is judged on every fourth pixel of every fourth row
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropSizes:
+    """One of several sizes of crops."""
+
+    weight: float = 1.0  # share of the steps, next to the other weights: 3 and 1 are three quarters and one
+    global_size: int = 224  # px
+    local_size: int = 96  # px
+    gram_size: int | None = None  # px
+
+    def __post_init__(self) -> None:
+        expect(0 < self.weight < math.inf, "crops.sizes[…].weight", "> 0", self.weight, "leave out a size instead")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +50,9 @@ class CropsConfig:
     local_size: int = 96  # px
     num_local: int = 8
     gram_size: int | None = None  # px of the gram teacher's crops; null: it sees the global crops themselves
+    # Several sizes, of which each step draws one for all processes; the three above are then left out and recorded as
+    # those of the first.
+    sizes: tuple[CropSizes, ...] = ()
     global_scale: tuple[float, float] = (0.32, 1.0)  # share of the field's area
     local_scale: tuple[float, float] = (0.05, 0.32)
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height, in source pixels
@@ -46,9 +64,19 @@ class CropsConfig:
     horizontal_flip: float = 0.5  # probability, each crop on its own
     blur_probability: tuple[float, float, float] = (0.0, 0.9, 0.5)  # of global crop 0, global crop 1, local crops
     blur_sigma: tuple[float, float] = (0.1, 1.0)  # px of the crop
+    # loader: processes of the loader cut. device: they only read slices, and the accelerator cuts, for one that would
+    # else wait. Both give the same crops up to rounding.
+    cut_on: Literal["loader", "device"] = "loader"
 
     def __post_init__(self) -> None:
-        smallest = min(size for size in (self.global_size, self.local_size, self.gram_size) if size is not None)
+        if self.sizes:
+            for name in ("global_size", "local_size", "gram_size"):
+                first, found = getattr(self.sizes[0], name), getattr(self, name)
+                is_own = found not in (getattr(type(self), name), first)
+                expect(not is_own, f"crops.{name}", "left out beside crops.sizes", found, "give one or the other")
+                object.__setattr__(self, name, first)
+        sizes = [getattr(of, name) for of in self.variants for name in ("global_size", "local_size", "gram_size")]
+        smallest = min(size for size in sizes if size is not None)
         expect(smallest >= 8, "the sizes of crops", ">= 8 px", smallest, "the recipe uses 224 and 96")
         expect(self.num_local >= 0, "crops.num_local", ">= 0", self.num_local, "0 trains on global crops only")
         low, high = self.field_hu
@@ -66,6 +94,16 @@ class CropsConfig:
             expect(0 <= probability <= 1, "a probability of crops", "between 0 and 1", probability, "0 means never")
         if self.field_mm is not None:
             expect(self.field_mm > 0, "crops.field_mm", "> 0 mm", self.field_mm, "null takes the whole slice")
+
+    @property
+    def variants(self) -> tuple["CropsConfig", ...]:
+        """One configuration for each of `sizes`, or this one where there is one size."""
+        if not self.sizes:
+            return (self,)
+        return tuple(
+            replace(self, global_size=of.global_size, local_size=of.local_size, gram_size=of.gram_size, sizes=())
+            for of in self.sizes
+        )
 
 
 class Box(NamedTuple):
@@ -86,6 +124,22 @@ class CropGeometry(NamedTuple):
     blur_sigma_px: float = 0.0  # px of the output
 
 
+class CropDraw(NamedTuple):
+    """All that chance decided about one crop."""
+
+    geometry: CropGeometry
+    intensity: ct.IntensityDraw
+
+
+@dataclass(frozen=True)
+class ExampleDraws:
+    """The draws for all crops of one slice."""
+
+    global_crops: list[CropDraw]  # 2
+    local_crops: list[CropDraw]  # num_local
+    gram_crops: list[CropDraw]  # 2, the global crops undistorted; none without a gram_size
+
+
 @dataclass(frozen=True)
 class Crops:
     """All crops of one slice, float32 and normalised."""
@@ -102,47 +156,70 @@ class MultiCrop:
         self.crops = crops
         self.intensity = intensity
 
+    @property
+    def kinds(self) -> dict[str, tuple[int, int]]:
+        """How many crops of which size in pixels there are of each kind, by their name in `ExampleDraws`."""
+        kinds = {
+            "global_crops": (NUM_GLOBAL_CROPS, self.crops.global_size),
+            "local_crops": (self.crops.num_local, self.crops.local_size),
+            "gram_crops": (NUM_GLOBAL_CROPS, self.crops.gram_size),
+        }
+        return {name: (num, size) for name, (num, size) in kinds.items() if size}
+
     def __call__(
         self,
-        slices_hu: np.ndarray,
+        slices_hu: Sequence[np.ndarray],
         spacing_yx_mm: tuple[float, float],
         padding_hu: int | None,
         rng: np.random.Generator,
     ) -> Crops:
-        """Draw everything for one example from `rng`, then cut.
+        """Draw everything for one example, then cut; arguments as those of `draw`."""
+        draws = self.draw(slices_hu, spacing_yx_mm, padding_hu, rng)
+        cut = {
+            name: self.cut(slices_hu, padding_hu, getattr(draws, name), size) for name, (_, size) in self.kinds.items()
+        }
+        return Crops(**{"gram_crops": None, **cut})
+
+    def draw(
+        self,
+        slices_hu: Sequence[np.ndarray],
+        spacing_yx_mm: tuple[float, float],
+        padding_hu: int | None,
+        rng: np.random.Generator,
+    ) -> ExampleDraws:
+        """Draw everything for one example from `rng`.
 
         Args:
-            slices_hu: (C, H, W) int16 HU; C is 1, or 3 neighbours of which the middle one is the example.
+            slices_hu: C slices (H, W) int16 HU; C is 1, or 3 neighbours of which the middle one is the example.
             spacing_yx_mm: size of a pixel, (y, x).
             padding_hu: the stored fill value, read as air; None if there is none.
             rng: the example's own generator; nothing else is random.
         """
         field = draw_field(rng, slices_hu[len(slices_hu) // 2], self.crops, spacing_yx_mm, padding_hu)
         global_geometries, local_geometries = draw_geometries(rng, field, self.crops)
-        global_draws = [ct.draw_intensity(rng, self.intensity) for _ in global_geometries]
-        local_draws = [ct.draw_intensity(rng, self.intensity) for _ in local_geometries]
-        gram_crops = None
-        if self.crops.gram_size is not None:
-            gram_geometries = [undistorted(geometry, self.crops.gram_size) for geometry in global_geometries]
-            gram_crops = self._cut(slices_hu, gram_geometries, [ct.UNCHANGED] * NUM_GLOBAL_CROPS, padding_hu)
-        return Crops(
-            global_crops=self._cut(slices_hu, global_geometries, global_draws, padding_hu),
-            local_crops=self._cut(slices_hu, local_geometries, local_draws, padding_hu),
-            gram_crops=gram_crops,
+        gram_size = self.crops.gram_size
+        return ExampleDraws(
+            global_crops=[CropDraw(each, ct.draw_intensity(rng, self.intensity)) for each in global_geometries],
+            local_crops=[CropDraw(each, ct.draw_intensity(rng, self.intensity)) for each in local_geometries],
+            gram_crops=[CropDraw(undistorted(each, gram_size), ct.UNCHANGED) for each in global_geometries]
+            if gram_size
+            else [],
         )
 
-    def _cut(
+    def cut(
         self,
-        slices_hu: np.ndarray,
-        geometries: Sequence[CropGeometry],
-        draws: Sequence[ct.IntensityDraw],
+        slices_hu: Sequence[np.ndarray],
         padding_hu: int | None,
+        draws: Sequence[CropDraw],
+        size: int,
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
-        size = geometries[0].output_size if geometries else self.crops.local_size
-        crops = np.empty((len(geometries), 3, size, size), dtype=np.float32)
-        for crop, geometry, draw in zip(crops, geometries, draws, strict=True):
-            crop[:] = ct.to_channels(cut_hu(slices_hu, geometry, padding_hu), self.intensity, draw)
-        return crops
+        """The drawn crops of one slice, (num, 3, size, size) float32: in `out`, places in a batch, if given."""
+        if out is None:
+            out = np.empty((len(draws), 3, size, size), dtype=np.float32)
+        for crop, (geometry, intensity) in zip(out, draws, strict=True):
+            ct.to_channels(cut_hu(slices_hu, geometry, padding_hu), self.intensity, intensity, out=crop)
+        return out
 
 
 def draw_field(
@@ -165,7 +242,7 @@ def draw_field(
     least, most = config.field_share
     best, smallest_miss = None, math.inf
     for _ in range(_FIELD_CANDIDATES):
-        field = Box(rng.uniform(0, rows - height), rng.uniform(0, columns - width), height, width)
+        field = Box(between(rng, 0, rows - height), between(rng, 0, columns - width), height, width)
         share = _share_within(slice_hu, field, config.field_hu, padding_hu)
         miss = max(least - share, share - most, 0.0)
         if miss < smallest_miss:
@@ -202,7 +279,7 @@ def draw_crop(
     """One crop of a field: a random resized box, perhaps flipped, perhaps blurred."""
     box = draw_box(rng, field, scale, config.aspect_ratio)
     flip = rng.random() < config.horizontal_flip
-    sigma = rng.uniform(*config.blur_sigma) if rng.random() < blur_probability else 0.0
+    sigma = between(rng, *config.blur_sigma) if rng.random() < blur_probability else 0.0
     return CropGeometry(box, output_size, bool(flip), sigma)
 
 
@@ -216,12 +293,12 @@ def draw_box(
     """
     low, high = math.log(aspect_ratio[0]), math.log(aspect_ratio[1])
     for _ in range(_CROP_TRIES):
-        area = field.height * field.width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(low, high))
+        area = field.height * field.width * between(rng, *scale)
+        aspect = math.exp(between(rng, low, high))
         height, width = math.sqrt(area / aspect), math.sqrt(area * aspect)
         if height <= field.height and width <= field.width:
-            top = field.top + rng.uniform(0, field.height - height)
-            left = field.left + rng.uniform(0, field.width - width)
+            top = field.top + between(rng, 0, field.height - height)
+            left = field.left + between(rng, 0, field.width - width)
             return Box(top, left, height, width)
     height = min(field.height, field.width / aspect_ratio[0])
     width = min(field.width, field.height * aspect_ratio[1])
@@ -233,13 +310,14 @@ def undistorted(geometry: CropGeometry, output_size: int) -> CropGeometry:
     return geometry._replace(output_size=output_size, blur_sigma_px=0.0)
 
 
-def cut_hu(slices_hu: np.ndarray, geometry: CropGeometry, padding_hu: int | None) -> np.ndarray:
-    """One crop of all slices (C, H, W) int16, as (C, output_size, output_size) float32 HU."""
-    _, rows, columns = slices_hu.shape
-    box, size, sigma = geometry.box, geometry.output_size, geometry.blur_sigma_px
-    weights_y = banded_weights(box.top, box.height, rows, size, blur_sigma_px=sigma)
-    weights_x = banded_weights(box.left, box.width, columns, size, flip=geometry.flip, blur_sigma_px=sigma)
-    return resample(slices_hu, weights_y, weights_x, padding_hu)
+def cut_hu(slices_hu: np.ndarray | Sequence[np.ndarray], geometry: CropGeometry, padding_hu: int | None) -> np.ndarray:
+    """One crop of all C slices (H, W) int16, as (C, output_size, output_size) float32 HU."""
+    rows, columns = slices_hu[0].shape
+    box, size, flip, sigma = geometry
+    weights_y = banded_weights(box.top, box.height, rows, size)
+    weights_x = banded_weights(box.left, box.width, columns, size, flip)
+    blur = blur_weights(size, sigma) if sigma > 0 else NO_BLUR
+    return resample(slices_hu, weights_y, weights_x, padding_hu, blur)
 
 
 def _share_within(slice_hu: np.ndarray, field: Box, range_hu: tuple[float, float], padding_hu: int | None) -> float:

@@ -7,17 +7,30 @@ from string import Template
 
 import yaml
 
-from .schema import NODULE_FEATURES, SLICE_FEATURES
+from .schema import FEATURES
 
-FEATURES = {"slices": SLICE_FEATURES, "nodules": NODULE_FEATURES}
+COUNTED = ("patients", "series", *FEATURES)
+# What the card says of names, by whether they are salted.
+NAMES_KEPT = {
+    True: "PatientID, SeriesInstanceUID and SOPInstanceUID stand in the set as pseudonyms, and so do the names of "
+    "files and of readers' findings: hashes (HMAC-SHA256; UIDs under 2.25.) with a secret salt that is no part of the "
+    "set. The same patient has the same pseudonym in every set built with that salt.",
+    False: "PatientID, SeriesInstanceUID and SOPInstanceUID stand in the set as they stood in the files, and so do "
+    "the readers' own names of their findings and, in `ingest_report.json`, the names of files. ",
+}
+PUBLIC = "They are the public pseudonyms of the collection."
+NOT_PUBLIC = (
+    "**Whether they lead to a patient is not known here**: before the set is shared, build it with `--salt-file`."
+)
 
 
-def render_card(report: dict, collection: dict[str, str]) -> str:
+def render_card(report: dict, collection: dict, are_salted: bool = False) -> str:
     """Fill the dataset card.
 
     Args:
         report: the ingest report.
-        collection: name, license, origin and citation.
+        collection: name, license, origin, citation, and is_public.
+        are_salted: whether ids and paths are salted hashes.
 
     Returns:
         The text of README.md.
@@ -27,12 +40,14 @@ def render_card(report: dict, collection: dict[str, str]) -> str:
         collection,
         metadata=yaml.safe_dump(_metadata(report, collection), sort_keys=False).strip(),
         folder="FOLDER_OR_REPOSITORY",
+        names_kept=NAMES_KEPT[are_salted]
+        + ("" if are_salted else PUBLIC if collection.get("is_public") else NOT_PUBLIC),
         nodules_by_readers=", ".join(f"{readers}: {count}" for readers, count in sorted(by_readers.items())) or "none",
         split_table="\n".join(
-            f"| {split} | {row['num_patients']} | {row['num_series']} | {row['num_slices']} | {row['num_nodules']} |"
+            f"| {split} | " + " | ".join(str(row[f"num_{what}"]) for what in COUNTED) + " |"
             for split, row in report["splits"].items()
         ),
-        num_refused=sum(rejection["loses_scan"] for rejection in report["rejections"]),
+        num_refused=sum(rejection["loses"] == "scan" for rejection in report["rejections"]),
         **{key: value for key, value in report.items() if key.startswith("num_")},
     )
 

@@ -6,70 +6,29 @@ pure function of its step: workers only decide who computes it, and to resume at
 
 import itertools
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from .crops import NUM_GLOBAL_CROPS, Crops, CropsConfig, MultiCrop
+from .batches import Batch, cut_batch, stack_batch
+from .crops import NUM_GLOBAL_CROPS, CropsConfig, ExampleDraws, MultiCrop
 from .intensity.ct import IntensityConfig
 from .masking import MaskingConfig, batch_masks
-from .slices import SliceSet
+from .mixture import MixedOrder, SliceMixture, fits
+from .slices import SliceExample, SliceSet
 
 # First word after the seed: NumPy pads seeds with zeros, so without it [seed, 5] and [seed, 5, 0, 0] would be one.
-_ORDER, _EXAMPLE, _MASKS = 1, 2, 3
+_EXAMPLE, _MASKS, _SIZES = 2, 3, 4  # the order of a mixture has 1
 
 
-@dataclass(frozen=True)
-class PretrainBatch:
-    """One micro-batch of one process. Crops are crop-major: crop 0 of all B slices, then crop 1, and so on."""
-
-    global_crops: Tensor  # (2B, 3, S, S) float32, normalised
-    local_crops: Tensor  # (L*B, 3, s, s) float32
-    gram_crops: Tensor | None  # (2B, 3, G, G) float32: the global crops undistorted
-    masks: Tensor  # (2B, N) bool: patches of the global crops that the student does not see
-    rows: Tensor  # (B,) int64: where the slices stand in their set
-
-    def to(self, device: torch.device | str) -> "PretrainBatch":
-        """The batch on a device; copies from pinned memory do not make the host wait."""
-        return self._apply(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "PretrainBatch":
-        """The batch in page-locked memory; `DataLoader` calls this where there is an accelerator."""
-        return self._apply(Tensor.pin_memory)
-
-    def _apply(self, function) -> "PretrainBatch":
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: function(t) for name, t in tensors.items() if t is not None})
-
-
-class PretrainLoader:
-    """Cuts crops from a `SliceSet`, step by step, for one process of `world_size`.
-
-    Args:
-        slices: the set.
-        crops: sizes and distortions of crops.
-        intensity: windows and their jitter.
-        masking: how much of the global crops is hidden from the student.
-        patch_size: side of a patch in pixels; sizes of crops are multiples of it.
-        batch_size: slices in one micro-batch of one process.
-        accumulate: micro-batches of one step.
-        seed: the run's seed.
-        rank: which process this is.
-        world_size: number of processes; together they read each slice once in an epoch.
-        num_workers: processes that cut crops; 0 cuts them here. It changes no number.
-
-    Raises:
-        ValueError: if a crop size is not a multiple of the patch size.
-    """
+class CropLoader:
+    """What both loaders share: examples of one micro-batch become its crops and masks. See `PretrainLoader`."""
 
     def __init__(
         self,
-        slices: SliceSet,
         crops: CropsConfig,
         intensity: IntensityConfig,
         masking: MaskingConfig,
@@ -81,25 +40,31 @@ class PretrainLoader:
         world_size: int = 1,
         num_workers: int = 0,
     ) -> None:
-        _check_multiples(crops, patch_size)
+        for variant in crops.variants:
+            _check_multiples(variant, patch_size)
         self.batch_size, self.accumulate, self.num_workers = batch_size, accumulate, num_workers
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.slices = slices
-        self._has_neighbours = intensity.channels == "neighbours"
-        self._multi_crop = MultiCrop(crops, intensity)
-        self._masking = masking
-        self._grid = (crops.global_size // patch_size,) * 2
+        self._slices_per_example = 3 if intensity.channels == "neighbours" else 1  # of one example
+        self._multi_crops = [MultiCrop(variant, intensity) for variant in crops.variants]
+        weights = np.array([of.weight for of in crops.sizes] or [1.0])
+        self._shares = weights / weights.sum()
+        self._masking, self._patch_size = masking, patch_size
 
     @property
     def images_per_step(self) -> int:
         """Slices in one update, over all processes and micro-batches."""
         return self.batch_size * self.accumulate * self.world_size
 
-    def steps(self, start_step: int = 0) -> Iterator[list[PretrainBatch]]:
-        """Endless steps from `start_step` on, each a list of exactly `accumulate` micro-batches."""
+    def positions(self, index: int) -> range:
+        """Positions of this process's micro-batch `index`, counted from step 0, in the order of all processes."""
+        first = (index * self.world_size + self.rank) * self.batch_size
+        return range(first, first + self.batch_size)
+
+    def _batches(self, dataset: Dataset, sampler: Iterable[int] | None = None) -> Iterator[list[Batch]]:
+        """Endless steps from a data set of micro-batches, each a list of exactly `accumulate`."""
         micro_batches = DataLoader(
-            self,
-            sampler=itertools.count(start_step * self.accumulate),
+            dataset,
+            sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,
             worker_init_fn=_leave_signals_to_the_run,
@@ -109,50 +74,133 @@ class PretrainLoader:
         )
         return _grouped(iter(micro_batches), self.accumulate)
 
-    def __getitem__(self, index: int) -> PretrainBatch:
-        """Micro-batch `index` of this process, counted from step 0; whichever worker asks, it is the same."""
-        first = (index * self.world_size + self.rank) * self.batch_size
-        positions = range(first, first + self.batch_size)
-        rows = [row_at(position, len(self.slices), self.seed) for position in positions]
-        examples = [self._example(row, position) for row, position in zip(rows, positions, strict=True)]
-        return PretrainBatch(
-            global_crops=_crop_major([example.global_crops for example in examples]),
-            local_crops=_crop_major([example.local_crops for example in examples]),
-            gram_crops=_crop_major([example.gram_crops for example in examples]),
-            masks=self._masks(*divmod(index, self.accumulate)),
-            rows=torch.tensor(rows),
-        )
+    def _collate(self, index: int, examples: list[SliceExample]) -> Batch:
+        """Micro-batch `index` from its slices; every draw comes from the seed and the position."""
+        step, micro = divmod(index, self.accumulate)
+        cutter = self._cutter(step)
+        pairs = zip(examples, self.positions(index), strict=True)
+        draws = [self._draw(cutter, example, position) for example, position in pairs]
+        masks = self._masks(cutter, step, micro)
+        make = cut_batch if cutter.crops.cut_on == "loader" else stack_batch
+        return make(cutter, examples, draws, masks)
 
-    def _example(self, row: int, position: int) -> Crops:
-        slices_hu = self.slices.neighbours(row) if self._has_neighbours else self.slices.pixels(row)[None]
-        spacing_yx_mm = self.slices.spacing_mm(row)[1:]
+    def _cutter(self, step: int) -> MultiCrop:
+        """The crops of a step, of one size for all processes and micro-batches, so that none waits for another."""
+        rng = np.random.default_rng([self.seed, _SIZES, step])
+        return self._multi_crops[rng.choice(len(self._multi_crops), p=self._shares)]
+
+    def _draw(self, cutter: MultiCrop, example: SliceExample, position: int) -> ExampleDraws:
         rng = np.random.default_rng([self.seed, _EXAMPLE, position])
-        return self._multi_crop(slices_hu, spacing_yx_mm, self.slices.padding_hu(row), rng)
+        return cutter.draw(example.slices_hu, example.spacing_yx_mm, example.padding_hu, rng)
 
-    def _masks(self, step: int, micro: int) -> Tensor:
+    def _masks(self, cutter: MultiCrop, step: int, micro: int) -> Tensor:
         rng = np.random.default_rng([self.seed, _MASKS, step, micro, self.rank])
+        grid = (cutter.crops.global_size // self._patch_size,) * 2
         num_crops = NUM_GLOBAL_CROPS * self.batch_size
-        return torch.from_numpy(
-            batch_masks(rng, num_crops, self._grid, self._masking.probability, self._masking.ratio)
+        return torch.from_numpy(batch_masks(rng, num_crops, grid, self._masking.probability, self._masking.ratio))
+
+
+class PretrainLoader(CropLoader):
+    """Cuts crops from built sets, step by step, for one process of `world_size`.
+
+    No step holds two slices of a series. Where a series is too long or the series are too few for that, no micro-batch
+    does, or else every micro-batch holds about the same number of each series; `spread_note` says so.
+
+    Args:
+        slices: the set, or several in a mixture.
+        crops: sizes and distortions of crops.
+        intensity: windows and their jitter.
+        masking: how much of the global crops is hidden from the student.
+        patch_size: side of a patch in pixels; sizes of crops are multiples of it.
+        batch_size: slices in one micro-batch of one process.
+        accumulate: micro-batches of one step.
+        seed: the run's seed.
+        rank: which process this is.
+        world_size: number of processes; together they read each slice once in an epoch.
+        num_workers: processes that cut crops; 0 cuts them here. It changes no number.
+        z_stride: an epoch takes every n-th slice of a series, the next one those a slice further on.
+        neighbour_mm: distance of the neighbours where `intensity.channels` asks for them; None for adjacent slices.
+
+    Raises:
+        ValueError: if a crop size is not a multiple of the patch size.
+    """
+
+    def __init__(
+        self,
+        slices: SliceSet | SliceMixture,
+        crops: CropsConfig,
+        intensity: IntensityConfig,
+        masking: MaskingConfig,
+        patch_size: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        z_stride: int = 1,
+        neighbour_mm: float | None = None,
+    ) -> None:
+        super().__init__(
+            crops, intensity, masking, patch_size, batch_size, accumulate, seed, rank, world_size, num_workers
         )
+        self.slices = slices if isinstance(slices, SliceMixture) else SliceMixture([slices])
+        self._neighbour_mm = neighbour_mm
+        window = self._window(z_stride)
+        self.order = MixedOrder(self.slices, window, seed, z_stride)
+        self.spread_note = self._note(window, z_stride)
 
+    def steps(self, start_step: int = 0) -> Iterator[list[Batch]]:
+        """Endless steps from `start_step` on, each a list of exactly `accumulate` micro-batches."""
+        return self._batches(self, itertools.count(start_step * self.accumulate))
 
-def row_at(position: int, num_rows: int, seed: int) -> int:
-    """The slice at a position of the endless order: epoch after epoch, each a fresh permutation of all rows."""
-    epoch, place = divmod(position, num_rows)
-    return int(_epoch_order(epoch, num_rows, seed)[place])
+    def __getitem__(self, index: int) -> Batch:
+        """Micro-batch `index` of this process, counted from step 0; whichever worker asks, it is the same."""
+        rows = [self.order.row_at(position) for position in self.positions(index)]
+        return self._collate(index, [self._example(row) for row in rows])
 
+    @property
+    def fingerprint(self) -> str:
+        """Names the slices: equal wherever the same sets lie."""
+        return self.slices.fingerprint
 
-@lru_cache(maxsize=2)
-def _epoch_order(epoch: int, num_rows: int, seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, _ORDER, epoch]).permutation(num_rows)
+    @property
+    def num_slices(self) -> int:
+        """Slices in all sets."""
+        return len(self.slices)
 
+    @property
+    def source(self) -> str:
+        """Where the slices come from, for people."""
+        return ", ".join(str(part.folder) for part in self.slices.sets)
 
-def _crop_major(crops: list[np.ndarray | None]) -> Tensor | None:
-    """B arrays (crops, 3, S, S) of one slice each -> (crops * B, 3, S, S), the first crop of all slices first."""
-    if crops[0] is None:
-        return None
-    return torch.from_numpy(np.stack(crops, axis=1)).flatten(0, 1)
+    def examples(self, num: int) -> list[SliceExample]:
+        """A few slices from all over the sets, the same ones every time: for pictures."""
+        rows = np.linspace(0, len(self.slices) - 1, num + 2).round().astype(int)[1:-1]
+        return [self._example(row) for row in rows]
+
+    def _example(self, row: int) -> SliceExample:
+        return self.slices.example(row, self._slices_per_example, self._neighbour_mm)
+
+    def _window(self, z_stride: int) -> int:
+        """Slices among which none should share its series: of a step, else of what runs at once, else of a process."""
+        sizes = (self.images_per_step, self.batch_size * self.world_size, self.batch_size)
+        return next((size for size in sizes if fits(self.slices, size, z_stride)), sizes[1])
+
+    def _note(self, window: int, z_stride: int) -> str | None:
+        """What could not be had, for the user; None if no step holds two slices of a series."""
+        if window == self.images_per_step and fits(self.slices, window, z_stride):
+            return None
+        num_series = sum(part.num_series for part in self.slices.sets)
+        longest = max(int(part.series_lengths.max()) for part in self.slices.sets)
+        found = f"{num_series} series, the longest of {longest} of {len(self.slices)} slices"
+        if fits(self.slices, window, z_stride):
+            step = f"A step of {self.images_per_step} slices holds several of a series"
+            return f"{step}, each {window} of them at most one: {found}."
+        return (
+            f"A batch of {window} slices holds several of a series, spread as evenly as can be: {found}. "
+            f"For one at most, train on more series or lower batch.size."
+        )
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:
@@ -164,7 +212,7 @@ def _leave_signals_to_the_run(_worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: signal.signal(number, signal.SIG_DFL))
 
 
-def _grouped(micro_batches: Iterator[PretrainBatch], accumulate: int) -> Iterator[list[PretrainBatch]]:
+def _grouped(micro_batches: Iterator[Batch], accumulate: int) -> Iterator[list[Batch]]:
     while True:
         yield list(itertools.islice(micro_batches, accumulate))
 

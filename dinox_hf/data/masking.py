@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .compiling import compiled
+
 MIN_BLOCK_PATCHES = 4
 MIN_ASPECT = 0.3  # rectangles from 0.3 to 1 / 0.3 times as high as wide
 MAX_TRIES = 10
@@ -84,27 +86,39 @@ def block_mask(rng: np.random.Generator, grid: tuple[int, int], num_masked: int)
             f"block_mask expects to hide between 0 and {mask.size} patches of grid {tuple(grid)}; found {num_masked}. "
             f"Lower masking.ratio or enlarge the crop."
         )
+    _hide_blocks(rng, mask, num_masked)
+    return mask
+
+
+@compiled
+def _hide_blocks(rng, mask, num_masked):
+    """Rectangles, then single patches, until `num_masked` of the mask are True."""
     remaining = num_masked
     while remaining > 0:
         added = _add_rectangle(rng, mask, min(remaining, mask.size / 2))
         if added == 0:
             break
         remaining -= added
-    singles = rng.choice(np.flatnonzero(~mask), size=remaining, replace=False)
-    mask.flat[singles] = True
-    return mask
+    patches = mask.reshape(-1)
+    whole = np.flatnonzero(~patches)
+    for turn in range(remaining):
+        # The first places of a shuffle: every choice of patches is as likely as every other.
+        pick = turn + int((len(whole) - turn) * rng.random())
+        whole[turn], whole[pick] = whole[pick], whole[turn]
+        patches[whole[turn]] = True
 
 
-def _add_rectangle(rng: np.random.Generator, mask: np.ndarray, most: float) -> int:
+@compiled
+def _add_rectangle(rng, mask, most):
     """Hide one random rectangle that adds 1 to `most` patches; return how many it added, 0 if no try fits."""
     rows, columns = mask.shape
     for _ in range(MAX_TRIES):
         area = MIN_BLOCK_PATCHES + (most - MIN_BLOCK_PATCHES) * rng.random()
-        aspect = math.exp(rng.uniform(math.log(MIN_ASPECT), -math.log(MIN_ASPECT)))
+        aspect = MIN_ASPECT ** (1 - 2 * rng.random())  # log-uniform
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if height >= rows or width >= columns:
             continue
-        top, left = rng.integers(rows - height + 1), rng.integers(columns - width + 1)
+        top, left = int((rows - height + 1) * rng.random()), int((columns - width + 1) * rng.random())
         block = mask[top : top + height, left : left + width]
         added = block.size - np.count_nonzero(block)
         if 0 < added <= most:

@@ -2,8 +2,10 @@
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +17,20 @@ _COLUMNS = (
     "patient_id",
     "series_id",
     "slice_index",
-    "num_slices",
+    "z_mm",
     "spacing_mm",
     "padding_hu",
 )  # those read here; data/schema.py has them all
 _FOOTER_BYTES = 1 << 16
+
+
+class SliceExample(NamedTuple):
+    """What a loader takes of a set for one example."""
+
+    slices_hu: Sequence[np.ndarray]  # one (H, W) int16 HU, or three with the neighbours below and above
+    spacing_yx_mm: tuple[float, float]
+    padding_hu: int | None  # the fill outside the field of view, as stored
+    row: int  # where the slice stands in its set
 
 
 class SliceSet:
@@ -39,33 +50,55 @@ class SliceSet:
     def __init__(self, folder: str | Path, split: str = "train") -> None:
         self.folder = Path(folder)
         self.split = split
-        self._shards = _shards_of(self.folder, split)
-        dataset = load_dataset(str(self.folder), split=split)
-        self._table = dataset.data.table
-        _check_columns(self.folder, self._table)
-        self._images = [_PixelChunk(chunk) for chunk in self._table.column("image").chunks if len(chunk)]
-        self._chunk_starts = np.cumsum([0] + [len(chunk) for chunk in self._images]).tolist()
-        self._slice_index = self._table.column("slice_index").to_numpy()
-        self._num_slices = self._table.column("num_slices").to_numpy()
-        self._check_order()
+        self._shards = shards_of(self.folder, split)
+        # A built set comes in tens of thousands of record batches: other columns would cost memory for each of them.
+        self._table = _load(self.folder, split, self._shards).select(_COLUMNS)
+        self._chunk_starts = _chunk_starts(self._table)
+        self._series_starts = self._find_series()
 
     def __len__(self) -> int:
-        return self._chunk_starts[-1]
+        return len(self._table)
 
     def __reduce__(self) -> tuple:
         # A worker that is not forked opens the memory map anew instead of being sent the pixels.
         return SliceSet, (self.folder, self.split)
 
+    @property
+    def num_series(self) -> int:
+        """Series in the split."""
+        return len(self._series_starts) - 1
+
+    @property
+    def series_lengths(self) -> np.ndarray:
+        """(S,) slices of each series, in the order of the rows."""
+        return np.diff(self._series_starts)
+
+    def series_rows(self, row: int) -> range:
+        """The rows of the series to which a row belongs, from the feet to the head."""
+        series = bisect_right(self._series_starts, row) - 1
+        return range(int(self._series_starts[series]), int(self._series_starts[series + 1]))
+
     def pixels(self, row: int) -> np.ndarray:
         """(H, W) int16 HU as stored, padding included; a read-only view of the memory map."""
         chunk = bisect_right(self._chunk_starts, row) - 1
-        return self._images[chunk].pixels(row - self._chunk_starts[chunk])
+        return image_of(self._table.column("image").chunk(chunk), row - int(self._chunk_starts[chunk]))
 
-    def neighbours(self, row: int) -> np.ndarray:
-        """(3, H, W) int16 HU of slices z-1, z, z+1; at the ends of a series the outermost slice stands twice."""
-        below = row - (self._slice_index[row] > 0)
-        above = row + (self._slice_index[row] < self._num_slices[row] - 1)
-        return np.stack([self.pixels(below), self.pixels(row), self.pixels(above)])
+    def neighbours(self, row: int, apart_mm: float | None = None) -> np.ndarray:
+        """(3, H, W) int16 HU of a slice between one nearer the feet and one nearer the head.
+
+        Args:
+            row: the slice in the middle.
+            apart_mm: how far away the other two lie: the nearest slices to that distance, but never the middle one
+                itself. None takes the adjacent slices, whatever their distance.
+
+        At the ends of a series, where no slice lies so far away, the outermost one takes the place.
+        """
+        return np.stack(self._neighbour_views(row, apart_mm))
+
+    def example(self, row: int, num_slices: int = 1, apart_mm: float | None = None) -> SliceExample:
+        """A slice by itself, or between two neighbours, with what a crop needs to know of it; no pixel is read yet."""
+        slices_hu = [self.pixels(row)] if num_slices == 1 else self._neighbour_views(row, apart_mm)
+        return SliceExample(slices_hu, self.spacing_mm(row)[1:], self.padding_hu(row), int(row))
 
     def spacing_mm(self, row: int) -> tuple[float, float, float]:
         """Distance between slices and size of a pixel, (z, y, x)."""
@@ -85,63 +118,96 @@ class SliceSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that name the data: equal on every machine that holds the same shards.
+        """Sixteen hex digits that name the data: equal on every machine that holds the same shards."""
+        return fingerprint_of(self._shards)
 
-        SHA-256 over name, size and last 64 KiB of each shard of the split. A Parquet file ends in its footer, which
-        holds row counts and the extremes of every column: other pixels or other patients give another fingerprint,
-        without reading them all.
-        """
-        digest = hashlib.sha256()
-        for shard in self._shards:
-            size = shard.stat().st_size
-            digest.update(f"{shard.name}:{size}:".encode())
-            with shard.open("rb") as file:
-                file.seek(max(0, size - _FOOTER_BYTES))
-                digest.update(file.read())
-        return digest.hexdigest()[:16]
+    @cached_property
+    def _z_mm(self) -> np.ndarray:
+        return self._table.column("z_mm").to_numpy()
+
+    def _neighbour_views(self, row: int, apart_mm: float | None) -> list[np.ndarray]:
+        series = self.series_rows(row)
+        z_mm = None if apart_mm is None else self._z_mm[series.start : series.stop]
+        below, above = neighbour_indices(row - series.start, len(series), z_mm, apart_mm)
+        return [self.pixels(series[below]), self.pixels(row), self.pixels(series[above])]
 
     def _value(self, column: str, row: int) -> object:
         return self._table.column(column)[int(row)].as_py()
 
-    def _check_order(self) -> None:
-        follows = (self._slice_index[1:] == self._slice_index[:-1] + 1) | (self._slice_index[1:] == 0)
+    def _find_series(self) -> np.ndarray:
+        """(S + 1,) row at which each series begins, and where the last one ends; slice 0 begins a series."""
+        slice_index = self._table.column("slice_index").to_numpy()
+        begins = slice_index == 0
+        follows = begins.copy()
+        follows[1:] |= slice_index[1:] == slice_index[:-1] + 1
         if not follows.all():
-            row = int(np.argmin(follows)) + 1
+            row = int(np.argmin(follows))
+            before = f"after {slice_index[row - 1]} " if row else ""
             raise ValueError(
                 f"{self.folder} should hold the slices of a series one after another, in z order; found slice_index "
-                f"{self._slice_index[row]} after {self._slice_index[row - 1]} at row {row} of split {self.split!r}. "
+                f"{slice_index[row]} {before}at row {row} of split {self.split!r}. "
                 f"Build the set again with dataset_scripts/build_*.py, and do not shuffle its rows."
             )
+        return np.append(np.flatnonzero(begins), len(slice_index))
 
 
-class _PixelChunk:
-    """NumPy views of one chunk of a list<list<int16>> column: where images begin, where rows begin, all pixels."""
+def neighbour_indices(
+    index: int, num_slices: int, z_mm: np.ndarray | None = None, apart_mm: float | None = None
+) -> tuple[int, int]:
+    """The slices below and above one of a series: the adjacent ones, or those nearest to a distance.
 
-    def __init__(self, chunk: pa.ListArray) -> None:
-        self._images = chunk.offsets.to_numpy()
-        self._rows = chunk.values.offsets.to_numpy()
-        self._pixels = chunk.values.values.to_numpy(zero_copy_only=True)
-
-    def __len__(self) -> int:
-        return len(self._images) - 1
-
-    def pixels(self, index: int) -> np.ndarray:
-        first, last = self._images[index], self._images[index + 1]
-        begin, end = self._rows[first], self._rows[last]
-        height, width = last - first, self._rows[first + 1] - begin
-        if end - begin != height * width:
-            raise ValueError(
-                f"An image should have rows of one length; found {height} rows, the first of {width} pixels, and "
-                f"{end - begin} pixels in all. Build the set again with dataset_scripts/build_*.py."
-            )
-        return self._pixels[begin:end].reshape(height, width)
+    Args:
+        index: number of the slice in its series.
+        num_slices: slices in the series.
+        z_mm: (num_slices,) positions, increasing; needed with `apart_mm` only.
+        apart_mm: the distance; None for the adjacent slices.
+    """
+    below, above = max(index - 1, 0), min(index + 1, num_slices - 1)
+    if apart_mm is None:
+        return below, above
+    nearest_below = int(np.abs(z_mm - (z_mm[index] - apart_mm)).argmin())
+    nearest_above = int(np.abs(z_mm - (z_mm[index] + apart_mm)).argmin())
+    return min(nearest_below, below), max(nearest_above, above)
 
 
-def _shards_of(folder: Path, split: str) -> list[Path]:
+def image_of(images: pa.ListArray, index: int) -> np.ndarray:
+    """(H, W) int16, a read-only view of one image of a list<list<int16>> array."""
+    rows = images.values
+    first, last = images.offsets[index].as_py(), images.offsets[index + 1].as_py()
+    edges = rows.offsets[first : last + 1].to_numpy()
+    begin, end = int(edges[0]), int(edges[-1])
+    height, width = last - first, int(edges[1] - edges[0])
+    if end - begin != height * width:
+        raise ValueError(
+            f"An image should have rows of one length; found {height} rows, the first of {width} pixels, and "
+            f"{end - begin} pixels in all. Build the set again with dataset_scripts/build_*.py."
+        )
+    return rows.values.to_numpy(zero_copy_only=True)[begin:end].reshape(height, width)
+
+
+def fingerprint_of(shards: list[Path]) -> str:
+    """Sixteen hex digits that name what the shards of a split hold.
+
+    SHA-256 over name, size and last 64 KiB of each. A Parquet file ends in its footer, which holds row counts and the
+    extremes of every column: other pixels or other patients give another fingerprint, without reading them all.
+    """
+    digest = hashlib.sha256()
+    for shard in shards:
+        size = shard.stat().st_size
+        digest.update(f"{shard.name}:{size}:".encode())
+        with shard.open("rb") as file:
+            file.seek(max(0, size - _FOOTER_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def shards_of(folder: Path, split: str) -> list[Path]:
+    """The files of a split; ValueError if the folder is no built set, or the split is not there or empty."""
     if not folder.is_dir():
         raise ValueError(
             f"Expected the folder of a built set; found no folder at {folder}. Check the path, build a set with "
-            f"`python dataset_scripts/build_lidc_idri.py RAW OUT`, or fetch one with `hf download`."
+            f"`python dataset_scripts/build_lidc_idri.py RAW OUT`, fetch one with `hf download`, or train on one of "
+            f"the Hub with --data.streaming=true."
         )
     splits = _splits_of(folder)
     if not splits or not (folder / "README.md").is_file():
@@ -156,7 +222,7 @@ def _shards_of(folder: Path, split: str) -> list[Path]:
             f"Choose one of these (a set of fewer than 5 patients is all train), or build from more patients."
         )
     shards = sorted((folder / "slices").glob(f"{split}-*.parquet"))
-    if sum(parquet.read_metadata(shard).num_rows for shard in shards) == 0:
+    if not any(parquet.read_metadata(shard).num_rows for shard in shards):  # one with slices is enough
         raise ValueError(
             f"Expected slices in split {split!r} of {folder}; found none. "
             f"Choose another split ({', '.join(splits)}), or build the set from more patients."
@@ -168,12 +234,44 @@ def _splits_of(folder: Path) -> list[str]:
     return sorted({path.name.split("-")[0] for path in (folder / "slices").glob("*.parquet")})
 
 
-def _check_columns(folder: Path, table: pa.Table) -> None:
-    missing = [name for name in _COLUMNS if name not in table.column_names]
+def _load(folder: Path, split: str, shards: list[Path]) -> pa.Table:
+    """The split as a memory-mapped table: the one of `load_dataset(folder)`, so that both share one cache."""
+    table = load_dataset(str(folder), split=split).data.table
+    check_columns(folder, table.schema)
+    if _shows(table, shards):
+        return table
+    # `datasets` names a cache by the folder's name and the README, not by what the shards hold: another set may have
+    # been there first. With files named one by one their times of change count too.
+    files = {split: [str(shard) for shard in shards]}
+    return load_dataset("parquet", data_files=files, split=split).data.table
+
+
+def _shows(table: pa.Table, shards: list[Path]) -> bool:
+    """Whether a table holds the pixels of these shards, judged by the first slice of the first and of the last one."""
+    first = next(file for shard in shards if (file := parquet.ParquetFile(shard)).metadata.num_rows)
+    last = next(file for shard in reversed(shards) if (file := parquet.ParquetFile(shard)).metadata.num_rows)
+    for file, row in ((first, 0), (last, len(table) - last.metadata.num_rows)):
+        if row < 0:
+            return False
+        shown, stored = table.column("image").slice(row, 1), file.read_row_group(0, columns=["image"]).column("image")
+        if not np.array_equal(image_of(shown.chunk(0), 0), image_of(stored.chunk(0), 0)):
+            return False
+    return True
+
+
+def check_columns(folder: str | Path, schema: pa.Schema) -> None:
+    """ValueError if a set lacks columns that are read, or keeps its pixels otherwise."""
+    missing = [name for name in _COLUMNS if name not in schema.names]
     pixel_type = pa.list_(pa.list_(pa.int16()))
-    if missing or table.schema.field("image").type != pixel_type:
-        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+    if missing or schema.field("image").type != pixel_type:
+        found = ", ".join(f"{field.name}: {field.type}" for field in schema)
         raise ValueError(
             f"Expected the columns {', '.join(_COLUMNS)} in {folder}, with image as {pixel_type}; found {found}. "
             f"Build the set again with dataset_scripts/build_*.py."
         )
+
+
+def _chunk_starts(table: pa.Table) -> np.ndarray:
+    """(number of chunks + 1,) row at which each chunk of the table begins, and where the last one ends."""
+    lengths = [len(chunk) for chunk in table.column("slice_index").iterchunks()]
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

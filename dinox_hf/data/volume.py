@@ -5,6 +5,10 @@ from typing import Literal
 
 import numpy as np
 
+INT16_MIN = -32768
+AIR_HU = -1024  # the darkest number of air; nothing in a body is darker
+DARKEST_TISSUE_HU = -100  # fat: a scan in which nothing is darker shows no air, or holds no HU
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -18,6 +22,11 @@ class Volume:
     patient_id: str  # the collection's pseudonym; never a name
     modality: Literal["ct", "mr"]
     padding_hu: int | None  # the fill outside the field of view, as stored
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.voxels.shape))
+        spacing = " x ".join(f"{value:.3g}" for value in self.spacing_mm)
+        return f"{self.modality} {self.series_id} of {self.patient_id}: {size} voxels of {spacing} mm (z, y, x)"
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -35,7 +44,7 @@ class Rejection:
     reason: str
     advice: str
     num_files: int = 1
-    loses_scan: bool = False  # True: a CT scan, or a part of one, is lost; False: there was none here
+    loses: Literal["nothing", "scan", "annotations"] = "nothing"  # what of a scan, or a part of it, is lost with it
 
 
 def find_padding_hu(voxels_hu: np.ndarray) -> int | None:
@@ -53,11 +62,19 @@ def find_padding_hu(voxels_hu: np.ndarray) -> int | None:
     Returns:
         The fill in HU, as stored, or None.
     """
-    darker_than_air = voxels_hu[voxels_hu < -1024]
-    # At most 0.5 % of the voxels: no constant among them can reach the share.
-    if darker_than_air.size < 0.005 * voxels_hu.size:
-        return None
-    counts = np.bincount(darker_than_air.astype(np.int32) + 32769, minlength=65538)
+    counts = np.zeros(
+        AIR_HU - INT16_MIN + 1, dtype=np.int64
+    )  # of INT16_MIN … -1025 HU, and one in which nothing falls
+    for slice_hu in voxels_hu:
+        darkest = slice_hu.min()
+        if darkest < AIR_HU:
+            # A fill is nearly always the darkest number of its slice, and comparing is quicker than a histogram.
+            is_darkest = slice_hu == darkest
+            counts[darkest - INT16_MIN] += np.count_nonzero(is_darkest)
+            others = slice_hu[(slice_hu < AIR_HU) ^ is_darkest]
+            if others.size:
+                counts += np.bincount(others.astype(np.intp) - INT16_MIN, minlength=counts.size)
     commonest = int(counts.argmax())
+    # Beside the lowest number lies nothing, and index -1 is the empty last one.
     enough = max(0.005 * voxels_hu.size, 10 * counts[commonest - 1], 10 * counts[commonest + 1])
-    return commonest - 32769 if counts[commonest] >= enough else None
+    return commonest + INT16_MIN if counts[commonest] and counts[commonest] >= enough else None

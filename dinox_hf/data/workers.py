@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
+from signal import SIG_BLOCK, SIG_SETMASK, SIGINT, pthread_sigmask
 from threading import Thread
 
 
@@ -24,11 +25,26 @@ def worker_map(workers: int) -> Iterator[Callable[..., Iterable]]:
     # server is a fresh process that imports the readers once for all workers, before any thread has started.
     context = get_context("forkserver")
     context.set_forkserver_preload(["dinox_hf.data.builder"])
+    _start_deaf_to_ctrl_c()
     pool = ProcessPoolExecutor(workers, context, _end_with_parent)
     try:
         yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_deaf_to_ctrl_c() -> None:
+    """Start the fork server so that Ctrl-C, which a terminal sends to all processes, reaches this one alone.
+
+    Workers inherit it, finish the series they are at, and end with the pool: no traceback per worker.
+    """
+    # The server starts this first, if nobody has, and unblocks SIGINT on the way.
+    resource_tracker.ensure_running()
+    mask = pthread_sigmask(SIG_BLOCK, {SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        pthread_sigmask(SIG_SETMASK, mask)
 
 
 def _end_with_parent() -> None:

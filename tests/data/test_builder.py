@@ -1,37 +1,25 @@
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import shutil
+import zipfile
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import SimpleITK as sitk
 import yaml
 from datasets import load_dataset
 
 from dataset_scripts.build_lidc_idri import main
-from dinox_hf.data import builder, pieces
-from dinox_hf.data.builder import build_dataset, split_of
+from dinox_hf.data import pieces
+from dinox_hf.data.builder import build_dataset
 from dinox_hf.data.dataset_card import render_card
+from dinox_hf.data.ingest_report import split_of
+from dinox_hf.data.readers.dicom import Stack
+from dinox_hf.data.schema import MARK_FEATURES
 from dinox_hf.data.sources.lidc_idri import collection_of
+from dinox_hf.data.volume import Rejection
+from tests.data.builds import contents, peak_of_build, write_patient
 from tests.data.scans import nodule_xml, sphere_hu, square, write_series, write_xml
-
-ROOT = Path(__file__).parents[2]
-
-
-def write_patient(raw, number, **tags):
-    """One patient with a nodule outlined by two readers."""
-    series = f"1.2.{number}"
-    folder = raw / f"patient{number}"
-    files = write_series(
-        folder, sphere_hu() + np.int16(number), SeriesInstanceUID=series, PatientID=f"P{number}", **tags
-    )
-    roi = (-27.5, f"{series}.1", square(3, 9))
-    write_xml(folder / "reads.xml", [nodule_xml([roi]), nodule_xml([roi], malignancy=2)], series)
-    return files
 
 
 @pytest.fixture
@@ -39,10 +27,6 @@ def raw(tmp_path):
     for number in range(3):
         write_patient(tmp_path / "raw", number)
     return tmp_path / "raw"
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_set_opens_with_load_dataset_and_holds_every_hu(raw, tmp_path):
@@ -62,7 +46,7 @@ def test_the_card_names_configurations_licence_and_counts(raw, tmp_path):
     build_dataset(raw, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     metadata = yaml.safe_load(card.split("---")[1])
-    assert [config["config_name"] for config in metadata["configs"]] == ["slices", "nodules"]
+    assert [config["config_name"] for config in metadata["configs"]] == ["slices", "nodules", "marks"]
     assert metadata["license"] == "other", "only scans that are LIDC-IDRI carry its licence"
     assert "18 slices of 3 series from 3 patients" in card and "Nodules by number of readers: 2: 3." in card
     assert str(tmp_path) not in card and str(tmp_path) not in (tmp_path / "out" / "ingest_report.json").read_text()
@@ -91,72 +75,33 @@ def test_other_input_is_refused_until_overwrite(raw, tmp_path):
     assert len(list((tmp_path / "out" / "slices").iterdir())) == 4
 
 
-def test_an_interrupted_build_shows_no_set_and_resumes_to_the_same_bytes(raw, tmp_path, monkeypatch):
-    build_dataset(raw, tmp_path / "whole")
-    written = []
-    write_slices = pieces.write_slices
-
-    def interrupted(volume, path):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(volume.series_id)
-        write_slices(volume, path)
-
-    monkeypatch.setattr(pieces, "write_slices", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        build_dataset(raw, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".building"]
-    monkeypatch.setattr(pieces, "write_slices", lambda *args: written.append("again") or write_slices(*args))
+def test_a_scan_that_is_lost_makes_another_input_and_a_text_beside_the_scans_does_not(raw, tmp_path):
     build_dataset(raw, tmp_path / "out")
-    assert written[2:] == ["again"], "finished series are not built twice"
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("step", range(5))
-def test_a_kill_between_any_two_of_the_last_moves_is_mended_by_the_next_run(raw, tmp_path, monkeypatch, step):
-    build_dataset(raw, tmp_path / "whole")
-    moves = []
-
-    def replace(source, target, move=os.replace):
-        if Path(target).parent == tmp_path / "out":
-            moves.append(target)
-            if len(moves) > step:
-                raise KeyboardInterrupt
-        move(source, target)
-
-    monkeypatch.setattr(builder.os, "replace", replace)
-    if step < 4:
-        with pytest.raises(KeyboardInterrupt):
-            build_dataset(raw, tmp_path / "out")
-        assert not (tmp_path / "out" / "slices").exists()
-    monkeypatch.undo()
+    (raw / "notes.txt").write_text("hello")
     build_dataset(raw, tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    (raw / "lost").mkdir()
+    (raw / "lost" / "001.dcm").write_bytes(b"")
+    with pytest.raises(ValueError, match="built from other files"):
+        build_dataset(raw, tmp_path / "out", skip_refused=True)
+    report = build_dataset(raw, tmp_path / "out", skip_refused=True, overwrite=True)
+    assert any(entry["path"] == "lost/001.dcm" for entry in report["rejections"])
+
+
+def test_memory_does_not_grow_with_the_number_of_series(tmp_path):
+    voxels, peaks = sphere_hu(16, 512, 512), {}
+    for count in (2, 9):
+        for number in range(count):
+            folder = tmp_path / str(count) / str(number)
+            write_series(folder, voxels, SeriesInstanceUID=f"1.{number}", PatientID=f"P{number}")
+        peaks[count] = peak_of_build(tmp_path / str(count), tmp_path / f"out{count}")
+    # Arrow's allocator goes up and down by 25 MB, whatever the number of series.
+    assert peaks[9] - peaks[2] < 40, f"7 more series are {7 * voxels.nbytes / 1e6:.0f} MB"
 
 
 def test_two_workers_give_the_bytes_of_one(raw, tmp_path):
     build_dataset(raw, tmp_path / "one")
     build_dataset(raw, tmp_path / "two", workers=2)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
-
-
-@pytest.mark.long
-def test_kill_9_at_any_series_and_run_again_gives_the_same_bytes(tmp_path):
-    for number in range(12):
-        write_patient(tmp_path / "raw", number)
-    build_dataset(tmp_path / "raw", tmp_path / "whole")
-    command = [sys.executable, "-m", "dataset_scripts.build_lidc_idri", str(tmp_path / "raw"), str(tmp_path / "out")]
-    finished = tmp_path / "out" / ".building" / "pieces"
-    for workers, wanted in (("1", 1), ("2", 4), ("1", 6), ("2", 9)):
-        process = subprocess.Popen([*command, "--workers", workers], cwd=ROOT, stdout=-3, stderr=-3)
-        while len(list(finished.glob("*.json"))) < wanted and process.poll() is None:
-            time.sleep(0.001)
-        was_running = process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert was_running and not (tmp_path / "out" / "slices").exists()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def cut(file):
@@ -184,10 +129,51 @@ def test_bad_input_stops_with_a_way_out_and_leaves_nothing(raw, tmp_path, spoil,
 
 
 def test_pixels_that_only_fail_while_writing_leave_nothing_either(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "load_volume", lambda stack: pieces.Rejection("a.dcm", "rotten", "Get it again."))
+    monkeypatch.setattr(Stack, "load", lambda stack: Rejection("a.dcm", "rotten", "Get it again."))
     with pytest.raises(ValueError, match="rotten"):
         build_dataset(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def one_rotten(monkeypatch):
+    """The pixels of series 1.2.1 cannot be decoded, which no header tells."""
+    load = Stack.load
+
+    def load_or_not(stack):
+        return (
+            Rejection("patient1", "series 1.2.1 is rotten", "Get it.", 6, "scan")
+            if stack.series_id == "1.2.1"
+            else load(stack)
+        )
+
+    monkeypatch.setattr(Stack, "load", load_or_not)
+
+
+def test_a_series_refused_late_costs_none_of_the_others(raw, tmp_path, one_rotten, capsys, monkeypatch):
+    with pytest.raises(ValueError, match=r"patient1: series 1.2.1 is rotten. Get it. Or pass --skip-refused"):
+        build_dataset(raw, tmp_path / "out")
+    assert len(list((tmp_path / "out" / ".building" / "pieces").glob("*.slices.parquet"))) == 2
+    built = []
+    monkeypatch.setattr(pieces, "write_slices", lambda volume, path: built.append(volume))
+    report = build_dataset(raw, tmp_path / "out", skip_refused=True)
+    assert report["num_series"] == 2 and not built
+    assert [entry["reason"] for entry in report["rejections"]] == ["series 1.2.1 is rotten"]
+
+
+def test_a_series_refused_by_one_job_is_known_to_the_one_that_finishes_last(raw, tmp_path, one_rotten):
+    options = {"num_shards": 2, "skip_refused": True}
+    assert build_dataset(raw, tmp_path / "out", shard_index=1, **options) is None
+    report = build_dataset(raw, tmp_path / "out", shard_index=0, **options)
+    build_dataset(raw, tmp_path / "one", skip_refused=True)
+    assert report["num_series"] == 2 and contents(tmp_path / "out") == contents(tmp_path / "one")
+
+
+def test_more_jobs_than_series_are_no_harm(raw, tmp_path):
+    build_dataset(raw, tmp_path / "one")
+    for index in range(5):
+        build_dataset(raw, tmp_path / "out", num_shards=5, shard_index=index)
+    assert contents(tmp_path / "out") == contents(tmp_path / "one")
 
 
 def test_refused_series_can_be_left_out_and_stand_in_the_report(raw, tmp_path):
@@ -283,7 +269,143 @@ def test_the_command_sums_up_what_it_built_and_names_the_next_one(raw, tmp_path,
     text = capsys.readouterr().out
     assert "3 patients, 3 series, 18 slices" in text and "Disk: about" in text
     assert "3 nodules of 3 mm or more (by number of readers 2: 3)" in text
-    assert f"training/pretrain.py --data.folder={tmp_path / 'out'}" in text
+    assert f"training/configs/vits16_trial.yaml --data.folder={tmp_path / 'out'}" in text
+
+
+def test_a_built_set_is_no_raw_folder(raw, tmp_path):
+    build_dataset(raw, tmp_path / "out")
+    with pytest.raises(ValueError, match="found a set that is built already"):
+        build_dataset(tmp_path / "out", tmp_path / "other")
+
+
+def test_a_job_of_an_array_has_to_say_which_one_it_is(raw, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(raw), str(tmp_path / "out"), "--num-shards", "2"])
+    assert stopped.value.code == 2 and "which job of the array" in capsys.readouterr().err
+
+
+def test_annotations_that_are_not_there_are_named(raw, tmp_path):
+    with pytest.raises(ValueError, match=r"--annotations should name a folder.*nothing at .*gone"):
+        build_dataset(raw, tmp_path / "out", annotations=[tmp_path / "gone"])
+
+
+def test_volume_files_become_slices_like_a_dicom_series(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name in ("a.nii.gz", "b.nrrd", "c.mhd", "d.mha"):
+        image = sitk.GetImageFromArray(sphere_hu())
+        image.SetSpacing((0.7, 0.8, 2.5))
+        sitk.WriteImage(image, str(tmp_path / "raw" / name))
+    report = build_dataset(tmp_path / "raw", tmp_path / "out")
+    slices = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert (report["num_series"], len(slices)) == (4, 24)
+    for first, patient in zip(range(0, 24, 6), "abcd", strict=True):
+        rows = slices[first : first + 6]
+        np.testing.assert_array_equal(np.array(rows["image"], dtype=np.int16), sphere_hu())
+        assert set(rows["patient_id"]) == {patient} and rows["spacing_mm"][0] == pytest.approx([2.5, 0.8, 0.7])
+
+
+def test_a_volume_whose_voxels_prove_to_be_labels_costs_no_scan(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name, voxels in (("ct.nii.gz", sphere_hu() - 500), ("labels.nii.gz", np.maximum(sphere_hu(), 0))):
+        sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "raw" / name))
+    report = build_dataset(tmp_path / "raw", tmp_path / "out")
+    assert (report["num_series"], report["warnings"]) == (1, [])
+    (rejection,) = report["rejections"]
+    assert rejection["path"] == "labels.nii.gz" and "label map" in rejection["reason"]
+
+
+def test_marks_are_a_configuration_with_a_row_for_each_point(raw, tmp_path):
+    report = build_dataset(raw, tmp_path / "out")
+    marks = load_dataset(str(tmp_path / "out"), "marks", split="train", cache_dir=str(tmp_path / "cache"))
+    assert marks.features == MARK_FEATURES
+    assert marks[0] == {
+        **{"patient_id": "P0", "series_id": "1.2.0", "kind": "small_nodule", "reader": 0, "name": "S1"},
+        **{"slice_index": 2, "z_mm": -25.0, "row": 5.0, "column": 4.0},
+    }
+    assert marks["kind"] == ["small_nodule", "non_nodule"] * 3
+    assert (report["num_marks"], report["num_small_nodules"], report["num_non_nodules"]) == (6, 3, 3)
+
+
+def test_annotations_may_lie_elsewhere_and_those_of_other_scans_are_counted(raw, tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "LIDC-XML.zip", "w") as archive:
+        for number in range(3):
+            xml = raw / f"patient{number}" / "reads.xml"
+            archive.write(xml, f"tcia/{number}.xml")
+            xml.unlink()
+    (tmp_path / "more").mkdir()
+    write_xml(tmp_path / "more" / "a.xml", [nodule_xml([(-30, "9.9.1", square(3, 9))])], "9.9")
+    places = ["--annotations", str(tmp_path / "LIDC-XML.zip"), "--annotations", str(tmp_path / "more")]
+    main([str(raw), str(tmp_path / "out"), *places])
+    report = json.loads((tmp_path / "out" / "ingest_report.json").read_text())
+    assert report["num_nodules"] == 3 and not report["warnings"] and not report["rejections"]
+    assert report["series"][0]["annotation"] == "LIDC-XML.zip/tcia/0.xml"
+    assert "1 annotations belong to scans that are not in RAW" in capsys.readouterr().out
+
+
+def test_annotations_inside_raw_are_not_read_twice(raw, tmp_path):
+    report = build_dataset(raw, tmp_path / "out", annotations=[raw / "patient1"])
+    assert report["num_nodules"] == 3 and not report["warnings"]
+
+
+def test_the_second_annotation_of_a_scan_is_a_warning(raw, tmp_path):
+    (raw / "again.xml").write_bytes((raw / "patient1" / "reads.xml").read_bytes())
+    report = build_dataset(raw, tmp_path / "out")
+    assert report["num_nodules"] == 3
+    assert report["warnings"] == ["patient1/reads.xml: not used, since again.xml annotates the same scan"]
+
+
+def test_names_of_no_public_collection_are_a_warning_until_they_are_salted(raw, tmp_path, capsys):
+    build_dataset(raw, tmp_path / "out")
+    assert capsys.readouterr().out.count("build with --salt-file") == 1
+    assert "Whether they lead to a patient is not known" in (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "salt").write_text("3f" * 32)
+    build_dataset(raw, tmp_path / "salted", salt_file=tmp_path / "salt")
+    assert "--salt-file" not in capsys.readouterr().out
+    card = (tmp_path / "salted" / "README.md").read_text()
+    assert "as pseudonyms" in card and "Whether" not in card
+
+
+def test_a_public_collection_keeps_its_names_without_a_warning(tmp_path, capsys):
+    write_patient(tmp_path / "raw", 1, PatientID="LIDC-IDRI-0001")
+    build_dataset(tmp_path / "raw", tmp_path / "out")
+    assert "WARNING" not in capsys.readouterr().out
+    assert "public pseudonyms of the collection" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_split_follows_the_pseudonym(tmp_path):
+    for number in range(12):
+        write_patient(tmp_path / "raw", number)
+    (tmp_path / "salt").write_text("3f" * 32)
+    report = build_dataset(tmp_path / "raw", tmp_path / "out", salt_file=tmp_path / "salt")
+    for series in report["series"]:
+        assert series["split"] == split_of(series["patient_id"], 12)
+    ids = [(series["patient_id"], series["series_id"]) for series in report["series"]]
+    assert ids == sorted(ids), "the order of the real ids would tell something of them"
+
+
+@pytest.mark.parametrize("place", ["raw/salt", "out/salt"])
+def test_a_salt_where_it_could_be_published_is_refused(raw, tmp_path, place):
+    (tmp_path / "out").mkdir()
+    (tmp_path / place).write_text("3f" * 32)
+    with pytest.raises(ValueError, match="inside RAW or OUT"):
+        build_dataset(raw, tmp_path / "out", salt_file=tmp_path / place)
+
+
+def test_both_sizes_are_printed_and_what_is_built_does_not_count_again(raw, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dinox_hf.data.disk_space.MEGABYTE", 1)
+    build_dataset(raw, tmp_path / "out", num_shards=3, shard_index=0)
+    build_dataset(raw, tmp_path / "out", num_shards=3, shard_index=1)
+    first, second = (line for line in capsys.readouterr().out.splitlines() if "Disk: about" in line)
+    assert "about 8,640 MB for the Parquet set, 8,640 MB of it still" in first and "later 17,280 MB for the" in first
+    assert "about 8,640 MB for the Parquet set, 5,760 MB of it still" in second
+
+
+def test_a_small_disk_stops_before_anything_is_written(raw, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=4000)
+    monkeypatch.setattr("dinox_hf.data.disk_space.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(RuntimeError, match=r"should have 0 MB free; found 0 MB"):
+        build_dataset(raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_field_of_the_card_template_is_filled(raw, tmp_path):

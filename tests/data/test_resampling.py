@@ -1,10 +1,9 @@
-import numba
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dinox_hf.data.resampling import _compiled, banded_weights, dense, resample
+from dinox_hf.data.resampling import NO_BLUR, banded_weights, blur_weights, dense, resample
 
 BOXES = {
     "shrunk": (40, 5, 150, 170, 48),  # top, left, height, width, size of the crop
@@ -19,11 +18,11 @@ def random_slice(shape=(200, 220)):
     return np.random.default_rng(0).integers(-2000, 2000, shape).astype(np.int16)
 
 
-def cut(slice_hu, top, left, height, width, size, **options):
-    options_y = {name: value for name, value in options.items() if name == "blur_sigma_px"}
-    weights_y = banded_weights(top, height, slice_hu.shape[0], size, **options_y)
-    weights_x = banded_weights(left, width, slice_hu.shape[1], size, **options)
-    return resample(slice_hu[None], weights_y, weights_x)[0]
+def cut(slice_hu, top, left, height, width, size, flip=False, blur_sigma_px=0.0):
+    weights_y = banded_weights(top, height, slice_hu.shape[0], size)
+    weights_x = banded_weights(left, width, slice_hu.shape[1], size, flip)
+    blur = blur_weights(size, blur_sigma_px) if blur_sigma_px > 0 else NO_BLUR
+    return resample(slice_hu[None], weights_y, weights_x, blur=blur)[0]
 
 
 def cut_by_torch(slice_hu, top, left, height, width, size):
@@ -45,7 +44,7 @@ def test_flip_in_the_weights_equals_a_flip_of_the_crop(box):
 
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 1.0, 2.0])
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES.keys())
-def test_blur_in_the_weights_equals_a_nine_pixel_blur_of_the_crop(box, sigma):
+def test_a_blur_is_that_of_nine_pixels_mirrored_at_the_edge(box, sigma):
     slice_hu = random_slice()
     gaussian = torch.exp(-0.5 * (torch.arange(-4, 5, dtype=torch.float64) / sigma) ** 2)
     gaussian /= gaussian.sum()
@@ -56,18 +55,24 @@ def test_blur_in_the_weights_equals_a_nine_pixel_blur_of_the_crop(box, sigma):
     np.testing.assert_allclose(cut(slice_hu, *box, blur_sigma_px=sigma), blurred, atol=5e-2, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"flip": True}, {"blur_sigma_px": 0.8}, {"flip": True, "blur_sigma_px": 1.7}])
-def test_two_matrix_products_on_the_raw_slice_give_the_kernels_crop(options):
+@pytest.mark.parametrize(("flip", "sigma"), [(False, None), (True, None), (False, 0.8), (True, 1.7)])
+def test_matrix_products_on_the_raw_slice_give_the_kernels_crop(flip, sigma):
     slice_hu = random_slice()
-    weights_y = banded_weights(30.25, 77.5, 200, 32)
-    weights_x = banded_weights(101.75, 61.125, 220, 40, **options)
-    expected = dense(weights_y, 200) @ slice_hu.astype(np.float32) @ dense(weights_x, 220).T
-    np.testing.assert_allclose(resample(slice_hu[None], weights_y, weights_x)[0], expected, atol=1e-2, rtol=0)
+    weights_y = banded_weights(30.25, 77.5, 200, 40)
+    weights_x = banded_weights(101.75, 61.125, 220, 40, flip)
+    blur = blur_weights(40, sigma) if sigma else NO_BLUR
+    blur_matrix = dense(blur, 40) if sigma else np.eye(40, dtype=np.float32)
+    resampled = dense(weights_y, 200) @ slice_hu.astype(np.float32) @ dense(weights_x, 220).T
+    expected = blur_matrix @ resampled @ blur_matrix.T
+    found = resample(slice_hu[None], weights_y, weights_x, blur=blur)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-2, rtol=0)
 
 
 def test_every_row_of_weights_sums_to_one_also_between_pixels():
-    for options in ({}, {"blur_sigma_px": 1.0}, {"flip": True}):
-        weights = banded_weights(3.37, 41.9, 50, 24, **options)
+    for size, sigma in ((24, 1.0), (24, 0.2), (3, 1.0), (8, 2.0)):
+        np.testing.assert_allclose(blur_weights(size, sigma).values.sum(axis=1), 1, atol=1e-6)
+    for flip in (False, True):
+        weights = banded_weights(3.37, 41.9, 50, 24, flip)
         np.testing.assert_allclose(weights.values.sum(axis=1), 1, atol=1e-6)
         assert weights.start.min() >= 3
         assert (weights.start + weights.values.shape[1]).max() <= 46  # the pixels that the box touches: 3 to 45
@@ -100,11 +105,3 @@ def test_read_only_and_strided_slices_give_the_same_crop():
     read_only.setflags(write=False)
     for same in (strided, read_only):
         np.testing.assert_array_equal(resample(same[None], *weights), expected)
-
-
-def test_a_kernel_compiles_also_where_no_cache_can_be_written():
-    namespace = {}
-    exec("def double(x):\n    return 2 * x", namespace)  # Numba has no folder to cache a function without a file
-    with pytest.raises(RuntimeError, match="cannot cache"):
-        numba.njit(cache=True)(namespace["double"])
-    assert _compiled(namespace["double"])(21) == 42

@@ -48,6 +48,36 @@ def test_neighbours_stop_at_the_ends_of_their_series(folder):
     np.testing.assert_array_equal(slices.neighbours(3), SECOND[[0, 0, 1]])
 
 
+def test_neighbours_by_distance_are_the_slices_nearest_to_it_but_never_the_slice_itself(tmp_path):
+    rows = series_rows(SECOND, "p1") + series_rows(noisy_series(4, (6, 4, 4)), "p2")  # 2.5 mm apart
+    for row, z_mm in zip(rows[2:], (0.0, 1.0, 2.0, 4.0, 8.0, 9.0), strict=True):
+        row["z_mm"] = z_mm
+    slices = SliceSet(write_built_set(tmp_path / "set", {"train-00000-of-00001": rows}))
+
+    def neighbours(row, apart_mm):
+        found = slices.neighbours(row, apart_mm)
+        return [next(r for r in range(2, 8) if np.array_equal(slices.pixels(r), image)) for image in found]
+
+    assert neighbours(4, 2.2) == [2, 4, 5]  # at 2 mm: -0.2 is nearest to 0, 4.2 to 4
+    assert neighbours(5, 4.0) == [2, 5, 6]
+    assert neighbours(4, 0.1) == [3, 4, 5]
+    assert neighbours(3, 100.0) == [2, 3, 7]  # where the series ends, not in another
+    assert neighbours(2, 1.0) == [2, 2, 3]
+
+
+def test_series_are_counted_and_found_by_their_rows(folder):
+    slices = SliceSet(folder)
+    assert slices.series_lengths.tolist() == [3, 2] and slices.num_series == 2
+    assert slices.series_rows(1) == range(3) and slices.series_rows(3) == range(3, 5)
+
+
+def test_an_example_is_one_slice_or_three_with_what_a_crop_needs(folder):
+    one, three = SliceSet(folder).example(1), SliceSet(folder).example(3, num_slices=3)
+    np.testing.assert_array_equal(one.slices_hu, FIRST[1:2])
+    assert one[1:] == ((0.8, 0.7), -2048, 1)
+    np.testing.assert_array_equal(three.slices_hu, SECOND[[0, 0, 1]])
+
+
 def test_a_row_knows_its_patient_spacing_and_padding(folder):
     slices = SliceSet(folder)
     assert [slices.patient_id(row) for row in range(5)] == ["p1"] * 3 + ["p2"] * 2
@@ -120,6 +150,13 @@ def test_shuffled_rows_are_refused_because_neighbours_would_lie(tmp_path):
         SliceSet(folder)
 
 
+def test_a_set_that_begins_within_a_series_is_refused(tmp_path):
+    rows = series_rows(FIRST, "p1")[1:]
+    folder = write_built_set(tmp_path / "set", {"train-00000-of-00001": rows})
+    with pytest.raises(ValueError, match=r"found slice_index 1 at row 0"):
+        SliceSet(folder)
+
+
 def test_a_slice_of_512_pixels_is_read_in_well_under_a_millisecond(tmp_path):
     series = noisy_series(3, (6, 512, 512))
     slices = SliceSet(write_built_set(tmp_path / "set", {"train-00000-of-00001": series_rows(series, "p1")}))
@@ -129,3 +166,19 @@ def test_a_slice_of_512_pixels_is_read_in_well_under_a_millisecond(tmp_path):
         slices.pixels(row).sum()
         seconds.append(time.perf_counter() - begin)
     assert sorted(seconds)[3] < 2e-3  # measured 0.2 ms with the sum; a copy through Python lists takes 39 ms
+
+
+def test_a_set_of_the_same_name_in_another_folder_is_not_shown_in_its_place(tmp_path):
+    # One README and one folder name: `datasets` takes them for one set and keeps one cache for both.
+    for parent, series in (("a", FIRST), ("b", FIRST + 1)):
+        folder = write_built_set(tmp_path / parent / "set", {"train-00000-of-00001": series_rows(series, "p1")})
+        np.testing.assert_array_equal(SliceSet(folder).pixels(0), series[0])
+
+
+def test_a_set_that_was_built_again_is_read_anew(tmp_path):
+    shards = {"train-00000-of-00002": series_rows(FIRST, "p1"), "train-00001-of-00002": series_rows(SECOND, "p2")}
+    SliceSet(write_built_set(tmp_path / "set", shards))
+    shutil.rmtree(tmp_path / "set")
+    shards["train-00001-of-00002"] = series_rows(SECOND + 1, "p2")
+    slices = SliceSet(write_built_set(tmp_path / "set", shards))
+    np.testing.assert_array_equal(slices.pixels(3), SECOND[0] + 1)

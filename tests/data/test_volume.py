@@ -8,6 +8,7 @@ def test_spacing_is_z_y_x_and_comes_from_the_affine():
     affine = np.diag([0.7, 0.8, 2.5, 1.0])
     volume = Volume(np.zeros((2, 2, 2), np.int16), np.array([0, 2.5]), affine, (), "s", "p", "ct", None)
     assert volume.spacing_mm == (2.5, 0.8, 0.7)
+    assert str(volume) == "ct s of p: 2 x 2 x 2 voxels of 2.5 x 0.8 x 0.7 mm (z, y, x)"
 
 
 @pytest.mark.parametrize(("fill", "found"), [(-2048, -2048), (-3024, -3024), (-1024, None), (-1000, None)])

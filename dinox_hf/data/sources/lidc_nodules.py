@@ -1,177 +1,197 @@
-"""From outlines to nodules: what an outline encloses, which readers mean the same nodule, where they agree."""
+"""What the readers of one scan found: their nodules brought together, their marks placed on slices."""
 
-from collections.abc import Sequence
-from itertools import combinations, pairwise
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from scipy import ndimage
 
+from ..schema import CHARACTERISTICS
 from ..volume import Volume
+from .lidc_masks import BoxMask, Drawing, SliceGrid, consensus, find_slice, reader_mask
+from .lidc_readers import group_readers
 
-CONSENSUS = 0.5  # a voxel belongs to a nodule if at least half of the readers who outlined it say so
+LARGEST_RATING = {name: 5 for name in CHARACTERISTICS} | {"internal_structure": 4, "calcification": 6}
 
 
-class BoxMask(NamedTuple):
-    """A mask in its bounding box, so that a nodule costs kilobytes, not a scan."""
+@dataclass(frozen=True, eq=False)
+class ReaderNodule:
+    """One reader's nodule of 3 mm or more."""
 
-    start: np.ndarray  # (3,) index (z, y, x) of the first voxel of the box
-    voxels: np.ndarray  # (Z, Y, X) bool
+    reader: int  # two nodules with one number are one reader's
+    name: str  # the reader's own; two readers' names for one nodule differ
+    ratings: dict[str, int | None]  # None: not rated, or not on the scale
+    drawings: tuple[Drawing, ...]
+    image_shape: tuple[int, int] | None = None  # (rows, columns) it was drawn on, where the format says so
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One reader's point: a nodule below 3 mm, or what is no nodule."""
+
+    kind: Literal["small_nodule", "non_nodule"]
+    reader: int
+    name: str
+    row: float
+    column: float
+    z_mm: float
+    slice_uid: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the readers of one scan found, as rows of a built set."""
+
+    nodules: list[dict]  # rows of NODULE_FEATURES, from feet to head
+    marks: list[dict]  # rows of MARK_FEATURES, in the order of the file
+    warnings: list[str]  # what could not be read or placed on the scan
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """What was written about one scan, whatever the format."""
+
+    path: str  # relative to the input folder
+    stamp: str  # changes when the files do
+    series_id: str
+    nodules: tuple[ReaderNodule, ...]
+    marks: tuple[Mark, ...] = ()
+    warnings: tuple[str, ...] = ()  # what the file itself leaves open
+    other_paths: tuple[str, ...] = ()  # of the files that belong to it, where it is more than one
 
     @property
-    def stop(self) -> np.ndarray:
-        """(3,) index behind the last voxel of the box."""
-        return self.start + self.voxels.shape
+    def slice_uids(self) -> set[str]:
+        """SOPInstanceUIDs of all slices that were drawn or marked on."""
+        places = [drawing for nodule in self.nodules for drawing in nodule.drawings] + list(self.marks)
+        return {place.slice_uid for place in places if place.slice_uid}
+
+    @property
+    def num_small_nodules(self) -> int:
+        """Marks of nodules below 3 mm."""
+        return sum(mark.kind == "small_nodule" for mark in self.marks)
+
+    @property
+    def num_non_nodules(self) -> int:
+        """Marks of what is no nodule."""
+        return sum(mark.kind == "non_nodule" for mark in self.marks)
+
+    def findings(self, scan: Volume | SliceGrid) -> Findings:
+        """Nodules and marks on the slices of the scan.
+
+        Args:
+            scan: the annotated scan, not turned against its stored frames.
+
+        Returns:
+            The rows, nodules numbered from feet to head, and warnings about what found no slice.
+        """
+        grid = scan if isinstance(scan, SliceGrid) else SliceGrid.of(scan)
+        placed = [_place(grid, nodule) for nodule in self.nodules]
+        marks = [(find_slice(grid, mark.slice_uid, mark.z_mm), mark) for mark in self.marks]
+        return Findings(
+            nodules=_nodule_rows(grid, self.nodules, [mask for mask, _ in placed]),
+            marks=[_mark_row(grid, index, mark) for index, mark in marks if index is not None],
+            warnings=[
+                f"{self.path}: {warning}"
+                for warning in (
+                    *self.warnings,
+                    *_nodule_warnings(grid, self.nodules, placed),
+                    *_mark_warnings([index for index, _ in marks]),
+                )
+            ],
+        )
 
 
-def fill_outline(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tell the inside of an outline from its border.
-
-    Consecutive points are joined by straight lines, the last with the first; what the closed line separates from the
-    outside is the inside.
-
-    Args:
-        points: (N, 2) int (column, row).
-
-    Returns:
-        (2,) index (row, column) of the box's first pixel, then inside and border, both (rows, columns) bool.
-    """
-    rows_columns = points[:, ::-1]
-    start = rows_columns.min(axis=0)
-    border = np.zeros(np.ptp(rows_columns, axis=0) + 1, dtype=bool)
-    for first, last in pairwise([*rows_columns, rows_columns[0]]):
-        num_steps = max(1, np.abs(last - first).max())
-        line = np.rint(np.linspace(first, last, num_steps + 1)).astype(int) - start
-        border[line[:, 0], line[:, 1]] = True
-    # The border is connected through corners, so the outside must not be: 4-neighbours, the default of fill_holes.
-    return start, ndimage.binary_fill_holes(border) & ~border, border
+def rating_on_scale(name: str, rating: int | None) -> int | None:
+    """A rating of this characteristic, None if it is missing or no step of its scale (LIDC-IDRI-0510 has a 5 of 4)."""
+    return rating if rating is not None and 1 <= rating <= LARGEST_RATING[name] else None
 
 
-def reader_mask(volume: Volume, outlines: Sequence) -> tuple[BoxMask | None, int]:
-    """One reader's nodule as a mask on the slice grid.
-
-    LIDC outlines run through the first pixels outside the nodule, so the border is no part of it; of an exclusion,
-    the border belongs to what is excluded. A nodule too small to enclose a pixel is taken as its border.
-
-    Args:
-        volume: the scan.
-        outlines: the reader's outlines.
-
-    Returns:
-        The mask, None if none of its slices is there or it leaves the image, and the number of outlines without slice.
-    """
-    placed = [(find_slice(volume, outline.slice_uid, outline.z_mm), outline) for outline in outlines]
-    num_absent = sum(index is None for index, _ in placed)
-    placed = [(index, outline) for index, outline in placed if index is not None and len(outline.points)]
-    if not placed:
-        return None, num_absent
-    inside = _stack_outlines(volume, placed, with_border=False)
-    return inside if inside is not None else _stack_outlines(volume, placed, with_border=True), num_absent
+def _nodule_rows(grid: SliceGrid, nodules: Sequence[ReaderNodule], masks: list[BoxMask | None]) -> list[dict]:
+    rows = []
+    for members in group_readers([nodule.reader for nodule in nodules], masks):
+        ratings = [nodules[index].ratings for index in members]
+        row = nodule_row(grid, [masks[index] for index in members])
+        rows.append(row | {name: [rating[name] for rating in ratings] for name in CHARACTERISTICS})
+    rows.sort(key=lambda row: row["centre_index"])
+    return [{"nodule_id": f"{grid.series_id}/{number}"} | row for number, row in enumerate(rows, 1)]
 
 
-def find_slice(volume: Volume, slice_uid: str, z_mm: float) -> int | None:
-    """Index of the slice with this SOPInstanceUID or, if none has it, at this position; None if absent.
-
-    An anonymiser may blank the UIDs or give all slices the same one: then they find nothing, and the position decides.
-    """
-    if slice_uid and volume.slice_uids.count(slice_uid) == 1:
-        return volume.slice_uids.index(slice_uid)
-    nearest = int(np.abs(volume.z_mm - z_mm).argmin())
-    # Positions in the XML may be rounded; a slice that is absent lies a whole spacing off.
-    is_there = abs(volume.z_mm[nearest] - z_mm) < 0.45 * volume.spacing_mm[0]
-    return nearest if is_there else None
+def _place(grid: SliceGrid, nodule: ReaderNodule) -> tuple[BoxMask | None, int]:
+    """As `reader_mask`, but nothing is placed on slices of another size."""
+    return reader_mask(grid, nodule.drawings) if _fits(grid, nodule) else (None, 0)
 
 
-def _stack_outlines(volume: Volume, placed: list, with_border: bool) -> BoxMask | None:
-    _, num_rows, num_columns = volume.voxels.shape
-    first = min(index for index, _ in placed)
-    last = max(index for index, _ in placed)
-    points = np.concatenate([outline.points for _, outline in placed])
-    box_start = np.maximum(points.min(axis=0)[::-1], 0)
-    box_stop = np.minimum(points.max(axis=0)[::-1] + 1, (num_rows, num_columns))
-    if (box_stop <= box_start).any():
-        return None
-    voxels = np.zeros((last - first + 1, *(box_stop - box_start)), dtype=bool)
-    # Exclusions last: a hole stays a hole, whichever outline the file names first.
-    for index, outline in sorted(placed, key=lambda item: not item[1].is_inclusion):
-        start, inside, border = fill_outline(outline.points)
-        whole = inside | border if with_border or not outline.is_inclusion else inside
-        rows, columns = np.nonzero(whole)
-        rows, columns = rows + start[0] - box_start[0], columns + start[1] - box_start[1]
-        is_in_image = (rows >= 0) & (columns >= 0) & (rows < voxels.shape[1]) & (columns < voxels.shape[2])
-        voxels[index - first, rows[is_in_image], columns[is_in_image]] = outline.is_inclusion
-    return _trim(BoxMask(np.array([first, *box_start]), voxels))
+def _fits(grid: SliceGrid, nodule: ReaderNodule) -> bool:
+    return nodule.image_shape in (None, (grid.num_rows, grid.num_columns))
 
 
-def _trim(mask: BoxMask) -> BoxMask | None:
-    if not mask.voxels.any():
-        return None
-    (box,) = ndimage.find_objects(mask.voxels.astype(np.uint8))
-    return BoxMask(mask.start + [axis.start for axis in box], mask.voxels[box])
+def _nodule_warnings(
+    grid: SliceGrid, nodules: Sequence[ReaderNodule], placed: list[tuple[BoxMask | None, int]]
+) -> Iterator[str]:
+    num_seen = Counter()
+    for nodule, (mask, num_absent) in zip(nodules, placed, strict=True):
+        num_seen[nodule.reader] += 1
+        # Counted, not named: a name is free text, and whoever wrote it may have put a person's into it.
+        whose = f"reader {nodule.reader + 1}'s outlined nodule {num_seen[nodule.reader]}"
+        missing = [name for name, rating in nodule.ratings.items() if rating is None]
+        if 0 < len(missing) < len(nodule.ratings):
+            yield f"{whose} has no rating of {', '.join(missing)}"
+        if num_absent:
+            yield (
+                f"{num_absent} of {len(nodule.drawings)} outlines of {whose} lie on slices that are absent from the "
+                f"scan"
+            )
+        elif not _fits(grid, nodule):
+            yield (
+                f"{whose} is left out: drawn on {' x '.join(map(str, nodule.image_shape))} pixels, while the scan has "
+                f"{grid.num_rows} x {grid.num_columns}"
+            )
+        elif mask is None:
+            yield f"{whose} is left out: no pixel of it lies inside the image"
 
 
-def group_readers(readers: Sequence[int], masks: Sequence[BoxMask | None]) -> list[list[int]]:
-    """Decide which readers' masks show the same nodule: those that overlap.
-
-    The file does not say. Pairs are joined in the order of falling overlap (intersection over the smaller mask),
-    unless a reader would then stand twice in one nodule: who outlined two nodules meant two.
-
-    Args:
-        readers: reader of each mask.
-        masks: the masks; None takes no part.
-
-    Returns:
-        Groups of indices, each in reader order, one index per reader.
-    """
-    group_of = {index: [index] for index, mask in enumerate(masks) if mask is not None}
-    overlaps = {pair: _overlap(masks[pair[0]], masks[pair[1]]) for pair in combinations(group_of, 2)}
-    for first, second in sorted((pair for pair in overlaps if overlaps[pair] > 0), key=lambda pair: -overlaps[pair]):
-        joined = group_of[first] + group_of[second]
-        if group_of[first] is not group_of[second] and len({readers[index] for index in joined}) == len(joined):
-            group_of |= dict.fromkeys(joined, sorted(joined))
-    return [group for index, group in group_of.items() if index == group[0]]
+def _mark_warnings(indices: list[int | None]) -> Iterator[str]:
+    num_absent = sum(index is None for index in indices)
+    if num_absent:
+        yield (
+            f"{num_absent} of {len(indices)} marks of small nodules and non-nodules lie on slices that are absent "
+            f"from the scan"
+        )
 
 
-def _overlap(first: BoxMask, second: BoxMask) -> float:
-    start, stop = np.maximum(first.start, second.start), np.minimum(first.stop, second.stop)
-    if (stop <= start).any():
-        return 0.0
-    both = _crop(first, start, stop) & _crop(second, start, stop)
-    return float(both.sum() / min(first.voxels.sum(), second.voxels.sum()))
+def _mark_row(grid: SliceGrid, index: int, mark: Mark) -> dict:
+    return {
+        "patient_id": grid.patient_id,
+        "series_id": grid.series_id,
+        "kind": mark.kind,
+        "reader": mark.reader,
+        "name": mark.name,
+        "slice_index": index,
+        "z_mm": float(grid.z_mm[index]),
+        "row": mark.row,
+        "column": mark.column,
+    }
 
 
-def _crop(mask: BoxMask, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    box = tuple(slice(*edges) for edges in zip(start - mask.start, stop - mask.start, strict=True))
-    return mask.voxels[box]
-
-
-def consensus(masks: Sequence[BoxMask]) -> BoxMask:
-    """Voxels that at least half of the readers in `masks` include."""
-    start = np.min([mask.start for mask in masks], axis=0)
-    votes = np.zeros(np.max([mask.stop for mask in masks], axis=0) - start, dtype=np.uint8)
-    for mask in masks:
-        votes[tuple(slice(*edges) for edges in zip(mask.start - start, mask.stop - start, strict=True))] += mask.voxels
-    return _trim(BoxMask(start, votes >= CONSENSUS * len(masks)))
-
-
-def nodule_row(volume: Volume, masks: Sequence[BoxMask]) -> dict:
+def nodule_row(grid: SliceGrid, masks: Sequence[BoxMask]) -> dict:
     """Geometry columns of one nodule.
 
     The diameter is that of the circle with the area of the largest slice of the consensus mask.
 
     Args:
-        volume: the scan.
+        grid: of the scan.
         masks: those of its readers; at least two of them overlap, or there is one.
 
     Returns:
         The row without nodule_id and ratings.
     """
     mask = consensus(masks)
-    _, y_mm, x_mm = volume.spacing_mm
+    _, y_mm, x_mm = grid.spacing_mm
     largest_mm2 = mask.voxels.sum(axis=(1, 2)).max() * y_mm * x_mm
     return {
-        "patient_id": volume.patient_id,
-        "series_id": volume.series_id,
+        "patient_id": grid.patient_id,
+        "series_id": grid.series_id,
         "diameter_mm": float(2 * np.sqrt(largest_mm2 / np.pi)),
         "num_readers": len(masks),
         "centre_index": [float(value) for value in np.argwhere(mask.voxels).mean(axis=0) + mask.start],

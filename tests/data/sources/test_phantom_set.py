@@ -5,6 +5,7 @@ import pydicom
 import pytest
 
 from dinox_hf.data.readers.dicom import read_dicom_series
+from dinox_hf.data.readers.files import list_files
 from dinox_hf.data.sources import phantom_set
 from dinox_hf.data.sources.lidc_idri import read_annotations
 from dinox_hf.data.sources.phantom import make_patient
@@ -23,7 +24,7 @@ def phantom(tmp_path_factory):
 
 def test_the_series_read_back_with_the_values_that_were_drawn(phantom):
     results = [*read_dicom_series(phantom)]
-    assert not [each for each in results if isinstance(each, Rejection) and each.loses_scan]
+    assert not [each for each in results if isinstance(each, Rejection) and each.loses == "scan"]
     volumes = sorted((each for each in results if isinstance(each, Volume)), key=lambda volume: volume.patient_id)
     assert [volume.patient_id for volume in volumes] == ["PHANTOM-0001", "PHANTOM-0002"]
     for number, volume in enumerate(volumes, start=1):
@@ -37,10 +38,13 @@ def test_outlines_cluster_to_the_nodules_that_were_drawn(phantom):
     record = json.loads((phantom / "phantom.json").read_text())
     for truth in record["patients"]:
         (volume,) = (x for x in read_dicom_series(phantom / truth["patient_id"]) if isinstance(x, Volume))
-        (annotation,) = read_annotations(phantom / truth["patient_id"])
-        rows, warnings = annotation.nodule_rows(volume)
-        assert not warnings and len(rows) == len(truth["nodules"])
-        for row in rows:
+        (annotation,) = read_annotations(list_files(phantom / truth["patient_id"]))
+        findings = annotation.findings(volume)
+        assert not findings.warnings and len(findings.nodules) == len(truth["nodules"])
+        kinds = [mark["kind"] for mark in findings.marks]
+        assert kinds.count("small_nodule") == annotation.num_small_nodules >= len(truth["small_nodules"])
+        assert kinds.count("non_nodule") == annotation.num_non_nodules
+        for row in findings.nodules:
             x, y, z, _ = volume.affine_lps @ [*row["centre_index"][::-1], 1]
             gaps = [np.linalg.norm(np.subtract(nodule["centre_mm"], (z, y, x))) for nodule in truth["nodules"]]
             nodule = truth["nodules"][int(np.argmin(gaps))]

@@ -1,0 +1,87 @@
+"""What a loader hands to training: crops, or slices from which the accelerator cuts the same crops."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .crops import CropDraw, ExampleDraws, MultiCrop
+from .device_crops import DrawnCrops, SliceStack, cut_on_device, drawn_crops, stack_slices
+from .slices import SliceExample
+from .tensor_record import TensorRecord
+
+
+@dataclass(frozen=True)
+class PretrainBatch(TensorRecord):
+    """One micro-batch of one process. Crops are crop-major: crop 0 of all B slices, then crop 1, and so on."""
+
+    global_crops: Tensor  # (2B, 3, S, S) float32, normalised
+    local_crops: Tensor  # (L*B, 3, s, s) float32
+    gram_crops: Tensor | None  # (2B, 3, G, G) float32: the global crops undistorted
+    masks: Tensor  # (2B, N) bool: patches of the global crops that the student does not see
+    rows: Tensor  # (B,) int64: where the slices stand in their set, or in the sets laid end to end
+
+
+@dataclass(frozen=True)
+class SliceBatch(TensorRecord):
+    """A micro-batch before its crops are cut: some 1 MB a slice instead of some 2 MB of crops, and hardly any work."""
+
+    slices: SliceStack
+    global_crops: DrawnCrops  # of 2B crops
+    local_crops: DrawnCrops  # of L*B
+    gram_crops: DrawnCrops | None
+    masks: Tensor  # as in PretrainBatch
+    rows: Tensor
+
+    def to(self, device: torch.device | str) -> PretrainBatch:
+        """Move the slices, and cut the crops there."""
+        here = super().to(device)
+        return PretrainBatch(
+            global_crops=cut_on_device(here.slices, here.global_crops),
+            local_crops=cut_on_device(here.slices, here.local_crops),
+            gram_crops=None if here.gram_crops is None else cut_on_device(here.slices, here.gram_crops),
+            masks=here.masks,
+            rows=here.rows,
+        )
+
+
+Batch = PretrainBatch | SliceBatch  # either becomes crops by `to(device)`
+
+
+def cut_batch(
+    cutter: MultiCrop, examples: Sequence[SliceExample], draws: Sequence[ExampleDraws], masks: Tensor
+) -> PretrainBatch:
+    """Cut all crops of B examples here and now."""
+    batch = {
+        kind: np.empty((num, len(examples), 3, size, size), dtype=np.float32)
+        for kind, (num, size) in cutter.kinds.items()
+    }
+    for place, (example, draw) in enumerate(zip(examples, draws, strict=True)):
+        for kind, crops in batch.items():
+            own_crops = getattr(draw, kind)
+            cutter.cut(example.slices_hu, example.padding_hu, own_crops, crops.shape[-1], out=crops[:, place])
+    crop_major = {kind: torch.from_numpy(crops).flatten(0, 1) for kind, crops in batch.items()}
+    return PretrainBatch(**{"gram_crops": None, **crop_major}, masks=masks, rows=_rows(examples))
+
+
+def stack_batch(
+    cutter: MultiCrop, examples: Sequence[SliceExample], draws: Sequence[ExampleDraws], masks: Tensor
+) -> SliceBatch:
+    """Collect B examples and their draws for a device that cuts."""
+    drawn = {
+        kind: drawn_crops(_crop_major([getattr(draw, kind) for draw in draws]), size, cutter.intensity)
+        for kind, (_, size) in cutter.kinds.items()
+    }
+    slices = stack_slices([each.slices_hu for each in examples], [each.padding_hu for each in examples])
+    return SliceBatch(slices, **{"gram_crops": None, **drawn}, masks=masks, rows=_rows(examples))
+
+
+def _crop_major(draws: Sequence[Sequence[CropDraw]]) -> list[CropDraw]:
+    """Draws by slice and crop -> crop 0 of all slices, then crop 1, and so on."""
+    return [draw for crop in zip(*draws, strict=True) for draw in crop]
+
+
+def _rows(examples: Sequence[SliceExample]) -> Tensor:
+    return torch.tensor([example.row for example in examples])

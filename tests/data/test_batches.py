@@ -1,0 +1,70 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from dinox_hf.data.batches import PretrainBatch, SliceBatch
+from dinox_hf.data.crops import CropsConfig
+from dinox_hf.data.intensity.ct import IntensityConfig
+from dinox_hf.data.loader import PretrainLoader
+from dinox_hf.data.masking import MaskingConfig
+from dinox_hf.data.slices import SliceSet
+from tests.data.built_set import noisy_series, series_rows, write_built_set
+
+ON_LOADER = CropsConfig(global_size=32, local_size=16, num_local=3, gram_size=64)
+ON_DEVICE = dataclasses.replace(ON_LOADER, cut_on="device")
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    """Three patients with slices of three sizes, one of them with a fill."""
+    rows = series_rows(noisy_series(1, (6, 80, 80)), "p1", padding_hu=-1000)
+    rows += series_rows(noisy_series(2, (4, 60, 100)), "p2") + series_rows(noisy_series(3, (5, 50, 50)), "p3")
+    return SliceSet(write_built_set(tmp_path_factory.mktemp("sets") / "set", {"train-00000-of-00001": rows}))
+
+
+def take(slices, crops, num_steps, start_step=0, channels="windows", noise_hu=0.0, **changes):
+    arguments = {"patch_size": 8, "batch_size": 4, "accumulate": 2, "seed": 7} | changes
+    intensity = IntensityConfig(channels=channels, noise_hu=noise_hu)
+    loader = PretrainLoader(slices, crops, intensity, MaskingConfig(), **arguments)
+    return list(itertools.chain(*itertools.islice(loader.steps(start_step), num_steps)))
+
+
+def assert_same(found: list[PretrainBatch], expected: list[PretrainBatch]):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for name, tensor in vars(other).items():
+            assert torch.equal(getattr(one, name), tensor), name
+
+
+@pytest.mark.parametrize("channels", ["windows", "neighbours"])
+@pytest.mark.parametrize("noise_hu", [0.0, 40.0])
+def test_loader_and_device_cut_the_same_crops(slices, channels, noise_hu):
+    ours = take(slices, ON_LOADER, 2, channels=channels, noise_hu=noise_hu)
+    theirs = take(slices, ON_DEVICE, 2, channels=channels, noise_hu=noise_hu)
+    for by_loader, by_device in zip(ours, theirs, strict=True):
+        assert isinstance(by_loader, PretrainBatch) and isinstance(by_device, SliceBatch)
+        for name, tensor in vars(by_device.to("cpu")).items():
+            torch.testing.assert_close(tensor, getattr(by_loader, name), atol=1e-4, rtol=0, msg=name)
+
+
+def test_neither_workers_nor_the_first_step_change_a_bit_of_what_the_device_cuts(slices):
+    whole = [batch.to("cpu") for batch in take(slices, ON_DEVICE, 4, noise_hu=20.0)]
+    assert_same([batch.to("cpu") for batch in take(slices, ON_DEVICE, 4, noise_hu=20.0, num_workers=2)], whole)
+    assert_same([batch.to("cpu") for batch in take(slices, ON_DEVICE, 2, start_step=2, noise_hu=20.0)], whole[4:])
+
+
+def test_a_batch_of_slices_sends_each_slice_once_and_few_tensors(slices):
+    (batch, _) = take(slices, ON_DEVICE, 1, channels="neighbours")
+    assert batch.slices.slices_hu.shape[:2] == (4, 3) and batch.slices.slices_hu.dtype == torch.int16
+    tensors = []
+    batch.apply(lambda tensor: tensors.append(tensor) or tensor)
+    others = sum(tensor.nbytes for tensor in tensors) - batch.slices.slices_hu.nbytes
+    assert len(tensors) == 11 and others < 10_000
+
+
+def test_without_gram_crops_none_are_cut(slices):
+    for crops in (ON_LOADER, ON_DEVICE):
+        (batch, _) = take(slices, dataclasses.replace(crops, gram_size=None), 1)
+        assert batch.to("cpu").gram_crops is None
