@@ -50,6 +50,24 @@ def koleo_loss(cls_tokens: Tensor, topk: int = 1, ranks_per_group: int = 1) -> T
     return -(offsets.norm(dim=-1) + EPSILON).log().mean()
 
 
+def known_loss(cls_tokens: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+    """Return a loss that was computed elsewhere, as if it had been computed here from these tokens.
+
+    So a loss over more images than fit into one pass is differentiated exactly: look at all of them without keeping
+    activations, take the gradient of the loss for every token, then pass micro-batch after micro-batch through the
+    network again, each with the gradient of its own tokens.
+
+    Args:
+        cls_tokens: (..., D) tokens of this pass, equal to those that the loss was computed from.
+        loss: () its value.
+        gradient: (..., D) its gradient for these tokens.
+
+    Returns:
+        () the loss, differentiable in `cls_tokens`.
+    """
+    return _KnownLoss.apply(cls_tokens, loss, gradient)
+
+
 def _group_tokens(tokens: Tensor, ranks_per_group: int) -> tuple[Tensor, int]:
     """Return the tokens of this rank's group and the row at which its own begin."""
     if ranks_per_group == 1:
@@ -80,3 +98,18 @@ class _GatherRanks(torch.autograd.Function):
         gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may still need its own
         dist.all_reduce(gradient)
         return gradient[dist.get_rank()]
+
+
+class _KnownLoss(torch.autograd.Function):
+    """The value of a loss forward, its known gradient backward."""
+
+    @staticmethod
+    def forward(ctx, tokens: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        ctx.dtype = tokens.dtype
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, factor: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (factor * gradient).to(ctx.dtype), None, None

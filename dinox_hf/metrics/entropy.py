@@ -1,30 +1,19 @@
-"""Entropy of prototype assignments: of one image, and of their average over images."""
+"""Entropy of prototype assignments."""
 
-import numpy as np
-from scipy.special import entr
+import torch
+from torch import Tensor
 
 
-def entropy(probabilities: np.ndarray) -> np.ndarray:
+def entropy(probabilities: Tensor) -> Tensor:
     """How undecided a distribution is: 0 for one certain outcome, log K for K equal ones.
 
-    Shannon, in nats: -sum p log p over the last dimension, with 0 log 0 = 0.
+    Shannon, in nats: -sum p log p over the last dimension, with 0 log 0 = 0. Taken of one image's assignment it says
+    whether the image has found its prototypes; of the mean over images, how evenly they use them.
 
     Args:
         probabilities: (..., K) non-negative, summing to 1 over the last dimension.
 
     Returns:
-        (...) float64.
+        (...) of the same dtype.
     """
-    return entr(np.asarray(probabilities, dtype=np.float64)).sum(axis=-1)
-
-
-def marginal_entropy(probabilities: np.ndarray) -> float:
-    """How evenly a set of images uses the prototypes: log K if all equally, 0 if every image falls on one.
-
-    Args:
-        probabilities: (M, K) one distribution an image.
-
-    Returns:
-        In nats.
-    """
-    return float(entropy(np.mean(probabilities, axis=0)))
+    return torch.special.entr(probabilities).sum(-1)

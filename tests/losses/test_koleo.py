@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dinox_hf.losses.koleo import koleo_loss
+from dinox_hf.losses.koleo import known_loss, koleo_loss
 
 
 def test_images_at_right_angles_are_the_square_root_of_two_apart():
@@ -62,3 +62,13 @@ def test_too_few_images_name_the_batch_size(batch_size, topk):
 def test_a_group_that_does_not_divide_the_ranks_is_refused():
     with pytest.raises(ValueError, match="ranks_per_group=2 with 1 ranks"):
         koleo_loss(torch.randn(4, 4), ranks_per_group=2)
+
+
+def test_a_known_loss_pulls_at_its_tokens_as_the_loss_itself_would():
+    tokens = torch.randn(6, 4, requires_grad=True)
+    loss = koleo_loss(tokens)
+    (gradient,) = torch.autograd.grad(loss, tokens)
+    half = tokens.detach()[:3].clone().requires_grad_()
+    known = known_loss(half, loss.detach(), gradient[:3])
+    (2 * known).backward()
+    assert torch.equal(known, loss) and torch.equal(half.grad, 2 * gradient[:3])
