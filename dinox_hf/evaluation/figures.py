@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from ..metrics.component_colours import component_colours
 from ..model.image_processing_dinov3_ct import window_hu
 
 matplotlib.use("Agg")
@@ -110,15 +111,9 @@ def patch_colours(tokens: np.ndarray, slices_hu: np.ndarray, air_below_hu: float
     num, rows, columns, _ = tokens.shape
     by_patch = slices_hu.reshape(num, rows, slices_hu.shape[1] // rows, columns, slices_hu.shape[2] // columns)
     in_body = by_patch.mean(axis=(2, 4)) > air_below_hu
-    body = tokens[in_body].astype(np.float64)
-    centred = body - body.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    scores = centred @ directions[:3].T
-    # The sign of a component means nothing; fix it, so that equal inputs give equal pictures on every machine.
-    scores *= np.where(np.abs(scores.min(axis=0)) > scores.max(axis=0), -1, 1)
-    low, high = np.percentile(scores, (2, 98), axis=0)
     colours = np.zeros((num, rows, columns, 3))
-    colours[in_body] = np.clip((scores - low) / np.maximum(high - low, 1e-12), 0.02, 1)
+    # Never quite black inside the body: black means air.
+    colours[in_body] = np.maximum(component_colours(tokens[in_body]), 0.02)
     return colours
 
 

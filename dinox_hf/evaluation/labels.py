@@ -1,5 +1,6 @@
 """What the readers' ratings mean: named rules that turn one to four opinions of a nodule into yes, no or left out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,9 +28,10 @@ class LabelRule:
             f"≥ {self.positive_min:g}, 0 if ≤ {self.negative_max:g}, left out between; ≥ {MIN_READERS} readers"
         )
 
-    def label(self, ratings: list[int]) -> int | None:
-        """Return 1, 0, or None for a nodule that this rule leaves out."""
-        if len(ratings) < MIN_READERS:
+    def label(self, ratings: Sequence[int | None], min_readers: int = MIN_READERS) -> int | None:
+        """Return 1, 0, or None for a nodule that this rule leaves out; a missing rating is no opinion."""
+        ratings = [rating for rating in ratings if rating is not None]
+        if len(ratings) < min_readers:
             return None
         value = np.median(ratings) if self.statistic == "median" else np.mean(ratings)
         if value >= self.positive_min:

@@ -35,6 +35,14 @@ def read_run(run: Path) -> dict[str, Any] | None:
     return yaml.safe_load(path.read_text()) if path.is_file() else None
 
 
+def sets_of(run: dict[str, Any]) -> list[tuple[str, str]]:
+    """Folder and split of every set that a run was trained on, from its run.yaml."""
+    data = run["data"]
+    split = data.get("split") or "train"
+    mixed = data.get("folders") or [{"folder": data["folder"]}]
+    return [(part["folder"], part.get("split") or split) for part in mixed]
+
+
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """One dict a logged step; empty where nothing was logged. The half line of a killed run is left out."""
     path = run / "metrics.jsonl"

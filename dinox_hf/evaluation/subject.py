@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .features import Backbone, load_backbone, random_twin
-from .learning import latest_checkpoint, read_metrics, read_run
+from .learning import latest_checkpoint, read_metrics, read_run, sets_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +88,17 @@ class Subject:
         """One sentence on whether pretraining saw these images."""
         if self.config is None:
             return "Whether pretraining saw these images is not known: the backbone comes without its run.yaml."
-        trained_on, split = Path(self.config["data"]["folder"]), self.config["data"].get("split", "train")
-        if trained_on.resolve() == folder.resolve():
-            return (
-                f"Pretraining saw the slices of split {split!r} of this very set, without labels; patients of other "
-                f"splits were never seen. No label was used before the probe."
-            )
-        return f"Pretraining used another set ({trained_on.name}); this evaluation does not check for common patients."
+        sets = sets_of(self.config)
+        others = ", ".join(Path(other).name for other, _ in sets if Path(other).resolve() != folder.resolve())
+        unchecked = f"Pretraining used another set ({others}); this evaluation does not check for common patients."
+        splits = [split for own, split in sets if Path(own).resolve() == folder.resolve()]
+        if not splits:
+            return unchecked
+        return (
+            f"Pretraining saw the slices of split {' and '.join(map(repr, splits))} of this very set, without labels; "
+            f"of it, patients of other splits were never seen. No label was used before the probe."
+            + (f" {unchecked}" if others else "")
+        )
 
 
 def load_subject(source: str, num_random: int) -> Subject:
