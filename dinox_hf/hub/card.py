@@ -36,7 +36,7 @@ def render_card(facts: CardFacts) -> str:
         "training": _training(facts),
         "results": results_section(facts.report) if facts.report else NOT_MEASURED,
         "lineage": _lineage(facts),
-        "data_licence": _data_licence(facts),
+        "licence": _licence(facts),
     }
     text = Template(template("model.md")).substitute(sections | _snippet_words(facts))
     text = re.sub(r"\n{3,}", "\n\n", text)
@@ -48,7 +48,7 @@ def card_metadata(facts: CardFacts) -> ModelCardData:
     """The metadata block: what the Hub searches and shows beside the card."""
     results: list[EvalResult] = eval_results(facts.report, facts.dataset_name) if facts.report else []
     return ModelCardData(
-        license="gpl-3.0",
+        **_licence_metadata(facts),
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         tags=["dinov3", "self-supervised", "medical", "ct", *(["synthetic-data"] if facts.is_synthetic else [])],
@@ -184,9 +184,26 @@ def _lineage(facts: CardFacts) -> str:
     )
 
 
-def _data_licence(facts: CardFacts) -> str:
-    licence = facts.dataset.get("license", "other")
-    return f"The training data are under {licence}." if licence != "other" else "The data's licence is not known."
+def _licence(facts: CardFacts) -> str:
+    data = facts.dataset.get("license", "other")
+    told = f"The training data are under {data}." if data != "other" else "The data's licence is not known."
+    if facts.first_weights is None:
+        return f"The weights and the code beside them are under GPL-3.0. {told}"
+    name, licence = facts.first_weights
+    terms = f"licence `{licence}`" if licence else "licence, which is not known here"
+    return (
+        f"Training began with the weights of {name}. These weights are derived from them and stay under their "
+        f"{terms}; the code beside them is under GPL-3.0. {told}"
+    )
+
+
+def _licence_metadata(facts: CardFacts) -> dict[str, str]:
+    """GPL, unless training began with released weights: then theirs."""
+    if facts.first_weights is None:
+        return {"license": "gpl-3.0"}
+    name, licence = facts.first_weights
+    base = {"base_model": name} if "/" in name else {}
+    return {"license": "other", "license_name": licence or "unknown", **base}
 
 
 def _table(rows: list[tuple[str, Any]]) -> str:

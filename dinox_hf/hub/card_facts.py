@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from ..evaluation.learning import read_metrics, read_run
+from ..evaluation.learning import read_metrics, read_run, sets_of
 
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _METADATA_BLOCK = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
@@ -24,7 +25,7 @@ class CardFacts:
     step: int  # updates done
     seconds: float | None  # spent in the training loop, where metrics.jsonl tells
     report: dict[str, Any] | None  # evaluation/report.json
-    dataset: dict[str, Any] = field(default_factory=dict)  # metadata of the data set's own card
+    dataset: dict[str, Any] = field(default_factory=dict)  # see `dataset_metadata`
 
     @property
     def name(self) -> str:
@@ -37,12 +38,28 @@ class CardFacts:
     @property
     def is_synthetic(self) -> bool:
         """Whether the training data are simulated scans, as the data set's card says by its name or its tags."""
-        return "phantom" in self.dataset_name.lower() or "synthetic" in self.dataset.get("tags", [])
+        return "synthetic" in self.dataset.get("tags", []) or all(
+            "phantom" in name.lower() for name in self.dataset_name.split(" + ")
+        )
+
+    @property
+    def first_weights(self) -> tuple[str, str | None] | None:
+        """Name and licence of the released weights that training began with, some runs ago perhaps; None if random."""
+        origin = self.run.get("lineage", {}).get("origin")
+        while origin and origin.get("origin"):
+            origin = origin["origin"]
+        if not origin or not origin.get("weights"):
+            return None
+        name = origin["weights"]
+        # A path tells of the machine that trained; its last part, of the weights.
+        return (name if _HUB_ID.fullmatch(name) and not Path(name).exists() else Path(name).name), origin.get(
+            "licence"
+        )
 
     @property
     def dataset_name(self) -> str:
         """The data set's own name, else the last part of its folder: never a path of the machine that trained."""
-        return self.dataset.get("pretty_name") or Path(self.run["data"]["folder"]).name
+        return self.dataset.get("pretty_name") or " + ".join(Path(folder).name for folder, _ in sets_of(self.run))
 
 
 def read_card_facts(run: Path, checkpoint: Path, folder: Path, report: dict[str, Any] | None) -> CardFacts:
@@ -63,7 +80,7 @@ def read_card_facts(run: Path, checkpoint: Path, folder: Path, report: dict[str,
         step=step,
         seconds=seconds_in_loop(read_metrics(run), run_yaml.get("lineage", {}).get("images_per_step"), step),
         report=report,
-        dataset=dataset_metadata(run, run_yaml["data"]["folder"]),
+        dataset=dataset_metadata(run, [folder for folder, _ in sets_of(run_yaml)]),
     )
 
 
@@ -86,11 +103,27 @@ def report_of(run: Path, checkpoint: Path) -> dict[str, Any] | None:
     return report
 
 
-def dataset_metadata(run: Path, folder: str) -> dict[str, Any]:
-    """What the data set's card says of itself; empty if it is no longer there.
+def dataset_metadata(run: Path, folders: list[str]) -> dict[str, Any]:
+    """What the cards of a run's data sets say; empty if one of them is no longer there.
 
-    A relative folder counts from where the run was started: from here, or from a folder above the run.
+    Of several sets the names are joined, the licence is the one that they share, or `other`, and a tag counts if all
+    have it: a mixture with real scans is not synthetic.
     """
+    cards = [_card_of(run, folder) for folder in folders]
+    if len(cards) == 1 or not all(cards):
+        return cards[0] if len(cards) == 1 else {}
+    licences = {card.get("license", "other") for card in cards}
+    return {
+        "pretty_name": " + ".join(
+            card.get("pretty_name") or Path(folder).name for card, folder in zip(cards, folders, strict=True)
+        ),
+        "license": licences.pop() if len(licences) == 1 else "other",
+        "tags": sorted(set.intersection(*(set(card.get("tags", [])) for card in cards))),
+    }
+
+
+def _card_of(run: Path, folder: str) -> dict[str, Any]:
+    """Metadata of one set. A relative folder counts from where the run was started: here, or above the run."""
     for start in (Path(), *run.resolve().parents):
         card = start / folder / "README.md"
         if card.is_file():

@@ -49,6 +49,33 @@ def test_a_model_of_real_scans_does_not(facts):
     assert "synthetic" not in card and "under cc-by-3.0" in card
 
 
+def with_origin(facts, **origin):
+    return dataclasses.replace(facts, run=facts.run | {"lineage": facts.run["lineage"] | {"origin": origin}})
+
+
+def test_released_weights_bring_their_licence_through_every_stage(facts):
+    released = {"weights": "facebook/dinov3-vits16-pretrain-lvd1689m", "licence": "dinov3-license", "origin": None}
+    card = render_card(
+        with_origin(facts, from_run="outputs/gram", origin={"from_run": "outputs/a", "origin": released})
+    )
+    data = ModelCard(card).data
+    assert (data.license, data.license_name, data.base_model) == ("other", "dinov3-license", released["weights"])
+    assert "derived from them and stay under their licence `dinov3-license`" in section(card + "\n\n## ", "Licence")
+    assert "outputs/gram" not in card
+
+
+def test_weights_from_a_folder_are_named_without_its_path_and_an_unknown_licence_says_so(facts):
+    card = render_card(with_origin(facts, weights="/scratch/jane/dinov3-vits16", licence=None, origin=None))
+    assert ModelCard(card).data.license_name == "unknown" and "/scratch" not in card
+    assert "weights of dinov3-vits16." in card and "not known here" in card
+
+
+def test_a_random_start_is_ours_to_license(facts):
+    assert ModelCard(render_card(facts)).data.license == "gpl-3.0"
+    earlier = with_origin(facts, from_run="outputs/a", origin=None)
+    assert ModelCard(render_card(earlier)).data.license == "gpl-3.0"
+
+
 def test_every_model_is_for_research_only(facts):
     assert "Research use only" in render_card(dataclasses.replace(facts, dataset={}))
 
@@ -139,8 +166,23 @@ def test_a_name_on_the_hub_stands_in_the_snippets(facts):
 def test_the_data_sets_card_is_found_from_a_folder_above_the_run(tmp_path):
     (tmp_path / "out" / "data").mkdir(parents=True)
     (tmp_path / "out" / "data" / "README.md").write_text("---\npretty_name: Chest CT\n---\n")
-    assert dataset_metadata(tmp_path / "out" / "run", "out/data") == {"pretty_name": "Chest CT"}
-    assert dataset_metadata(tmp_path / "out" / "run", "out/gone") == {}
+    assert dataset_metadata(tmp_path / "out" / "run", ["out/data"]) == {"pretty_name": "Chest CT"}
+    assert dataset_metadata(tmp_path / "out" / "run", ["out/gone"]) == {}
+
+
+def test_a_mixture_has_the_licence_and_the_tags_that_its_sets_share(tmp_path):
+    for name, licence, tags in (
+        ("a", "cc-by-3.0", "[ct]"),
+        ("b", "cc-by-3.0", "[ct, synthetic]"),
+        ("c", "cc0-1.0", "[ct]"),
+    ):
+        (tmp_path / name).mkdir()
+        card = f"---\npretty_name: Set {name}\nlicense: {licence}\ntags: {tags}\n---\n"
+        (tmp_path / name / "README.md").write_text(card)
+    alike = dataset_metadata(tmp_path / "run", ["a", "b"])
+    assert alike == {"pretty_name": "Set a + Set b", "license": "cc-by-3.0", "tags": ["ct"]}
+    assert dataset_metadata(tmp_path / "run", ["a", "c"])["license"] == "other"
+    assert dataset_metadata(tmp_path / "run", ["a", "gone"]) == {}
 
 
 def test_time_is_summed_over_the_logged_stretches():
