@@ -19,6 +19,8 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from .sharding import placed_like, whole
+
 _TEACHER_BACKBONE = "teacher.backbone."
 _OPTIMIZER = "optimizer."
 
@@ -37,8 +39,12 @@ def save_checkpoint(
     processor: BaseImageProcessor,
     keep: int,
     extra: dict[str, Tensor] | None = None,
+    is_writer: bool = True,
+    keep_every: int | None = None,
 ) -> Path:
     """Write checkpoint `step` beside its place, move it there once it is on the disk, then delete the oldest.
+
+    It holds whole tensors, however many processes trained them and however they were sharded.
 
     Args:
         run_folder: the run; the checkpoint becomes `run_folder/checkpoints/step_<step>`.
@@ -48,15 +54,22 @@ def save_checkpoint(
         processor: saved beside the backbone, so that what the network saw travels with it.
         keep: complete checkpoints that stay.
         extra: further tensors that a resumed run needs.
+        is_writer: whether this process writes. With several processes each has to call, because shards are gathered;
+            one of them writes.
+        keep_every: checkpoints after every so many steps stay as well; None for none.
 
     Raises:
         RuntimeError: the disk refused; earlier checkpoints are untouched.
     """
     folder = run_folder / "checkpoints" / f"step_{step:08d}"
     building = folder.with_name(f".{folder.name}.building")
+    weights = _gathered(model.state_dict(), is_writer)
+    moments = _gathered(_moments(model, optimizer), is_writer)
+    if not is_writer:
+        return folder
     shutil.rmtree(building, ignore_errors=True)
     try:
-        _write(building, step, model, optimizer, processor, extra or {})
+        _write(building, step, model.teacher.backbone, processor, weights, moments | (extra or {}))
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
     except OSError as error:
@@ -67,7 +80,8 @@ def save_checkpoint(
         ) from error
     _sync(folder.parent)
     for old in sorted(run_folder.glob("checkpoints/step_*"))[:-keep]:
-        shutil.rmtree(old)
+        if keep_every is None or int(old.name.removeprefix("step_")) % keep_every:
+            shutil.rmtree(old)
     return folder
 
 
@@ -83,13 +97,13 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tup
     expected = model.state_dict()
     weights = {name: tensors.pop(name) for name in expected if name in tensors}
     _refuse_other_weights(folder, expected, weights)
-    model.load_state_dict(weights)
+    model.load_state_dict({name: placed_like(tensor, expected[name]) for name, tensor in weights.items()})
     for name, parameter in model.student.named_parameters():
         prefix = f"{_OPTIMIZER}{name}|"
         state = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
         optimizer.state[parameter] = {
-            # AdamW keeps its step counter where it was made: on the host unless fused.
-            key: value if key == "step" else value.to(parameter.device)
+            # A fused AdamW counts its steps on the device, on every process by itself.
+            key: value.to(parameter.device) if key == "step" else placed_like(value, parameter)
             for key, value in state.items()
         }
     return json.loads((folder / "state.json").read_text())["step"], tensors
@@ -98,25 +112,39 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tup
 def _write(
     folder: Path,
     step: int,
-    model: nn.Module,
-    optimizer: Optimizer,
+    backbone: PreTrainedModel,
     processor: BaseImageProcessor,
-    extra: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    others: dict[str, Tensor],
 ) -> None:
-    backbone: PreTrainedModel = model.teacher.backbone
-    backbone.save_pretrained(folder / "backbone")
+    of_backbone = {name: weights.pop(name) for name in list(weights) if name.startswith(_TEACHER_BACKBONE)}
+    published = {name.removeprefix(_TEACHER_BACKBONE): tensor for name, tensor in of_backbone.items()}
+    backbone.save_pretrained(folder / "backbone", state_dict=published)
     processor.save_pretrained(folder / "backbone")
-    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_TEACHER_BACKBONE)}
-    moments = {
-        f"{_OPTIMIZER}{name}|{key}": value
-        for name, parameter in model.student.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights | moments | extra).items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights | others).items()}
     save_file(tensors, folder / "training.safetensors")
     (folder / "state.json").write_text(json.dumps({"step": step}))
     for path in folder.rglob("*"):
         _sync(path)
+
+
+def _moments(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state of every parameter of the student, by the parameter's name."""
+    return {
+        f"{_OPTIMIZER}{name}|{key}": value
+        for name, parameter in model.student.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _gathered(tensors: dict[str, Tensor], is_writer: bool) -> dict[str, Tensor]:
+    """Whole tensors on the host for the process that writes; none for the others, which hand over their shards."""
+    found = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if is_writer:
+            found[name] = full.detach().cpu()
+    return found
 
 
 def _refuse_other_weights(folder: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
 """A pretraining run in words and numbers: nested frozen dataclasses, YAML for what a run changes, `--a.b=c` on top."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..data.crops import CropsConfig
@@ -11,15 +11,63 @@ from ..model.configuration_dinov3_ct import Dinov3CTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which built set is read, and how."""
+class SetConfig:
+    """One of several built sets that are mixed."""
 
-    folder: str = "outputs/quickstart/dataset"  # a folder written by dataset_scripts/build_*.py
-    split: str = "train"
-    num_workers: int = 2  # processes that cut crops; changes speed, never a number
+    folder: str = ""  # written by dataset_scripts/build_*.py
+    weight: float = 1.0  # share of the examples, next to the other weights: 3 and 1 are three quarters and one
+    split: str | None = None  # null: data.split
 
     def __post_init__(self) -> None:
+        expect(self.folder != "", "data.folders[…].folder", "a folder", self.folder, "write {folder: …, weight: 1}")
+        expect(0 < self.weight < float("inf"), "data.folders[…].weight", "> 0", self.weight, "leave out a set instead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which built sets are read, and how."""
+
+    folder: str | None = (
+        None  # written by dataset_scripts/build_*.py; with `streaming` also a data set's id on the Hub
+    )
+    # Several sets, mixed by weight; `folder` is then left out and recorded as the first of them.
+    folders: tuple[SetConfig, ...] = ()
+    split: str = "train"
+    z_stride: int = 1  # an epoch takes every n-th slice of a series, and the next one those a slice further on
+    # Distance of the slices below and above where intensity.channels is `neighbours`, since slices lie 0.6 to 5 mm
+    # apart: the nearest to it are taken. null: the adjacent slices.
+    neighbour_mm: float | None = None
+    # Read the shards one after another, from disk or straight from the Hub, instead of through a cache of all pixels.
+    # The order is then less random, and a resumed run is near and not the same bit for bit: see StreamLoader.
+    streaming: bool = False
+    shuffle_buffer: int = 1024  # slices that wait in each worker while streaming, half a megabyte each
+    num_workers: int = 2  # processes that cut crops; changes speed, never a number unless streaming
+
+    def __post_init__(self) -> None:
+        if self.folders:
+            hint = "one of data.folder and data.folders; --data.folder=null clears that of the file"
+            expect(self.folder in (None, self.folders[0].folder), "data.folder", "left out", self.folder, hint)
+            object.__setattr__(self, "folder", self.folders[0].folder)
+        expect(self.z_stride >= 1, "data.z_stride", ">= 1", self.z_stride, "1 takes every slice")
+        if self.neighbour_mm is not None:
+            expect(self.neighbour_mm > 0, "data.neighbour_mm", "> 0 mm", self.neighbour_mm, "null: adjacent slices")
+        expect(self.shuffle_buffer >= 1, "data.shuffle_buffer", ">= 1", self.shuffle_buffer, "1 shuffles nothing")
         expect(self.num_workers >= 0, "data.num_workers", ">= 0", self.num_workers, "0 cuts crops in the main one")
+
+    @property
+    def sets(self) -> tuple[SetConfig, ...]:
+        """The sets with their weights, also where there is one.
+
+        Raises:
+            ValueError: if none is named.
+        """
+        if not self.folder:
+            raise ValueError(
+                "data.folder should name a built set; found none. Build one with dataset_scripts/build_*.py, and "
+                "pass --data.folder=…."
+            )
+        sets = self.folders or (SetConfig(folder=self.folder),)
+        return tuple(replace(part, split=part.split or self.split) for part in sets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +121,23 @@ class LossConfig:
     ibot: float = 1.0
     koleo: float = 0.1
     koleo_topk: int = 1  # nearest neighbours that are pushed apart
+    # Slices among which neighbours are looked for. `process`: one micro-batch, as in the recipe, whose processes hold
+    # 16 to 64 images; choose `step`, all slices of the update, where batch.size is smaller than that. With
+    # accumulation `step` costs one more forward pass of the global crops, about a tenth of a step (docs/clusters.md).
+    koleo_scope: Literal["process", "step"] = "process"
+    # With `process`: so many processes look together; the recipe's high-resolution stage has 2.
+    koleo_ranks_per_group: int = 1
     student_temperature: float = 0.1
     local: float = 1.0  # factor of the local crops' share of the DINO term …
-    local_end: float = 1.0  # … reached linearly over gram.ramp_steps once Gram anchoring begins
+    local_end: float = 1.0  # … reached with gram.weight, over gram.ramp_steps once Gram anchoring begins
     global_ignore_diagonal: bool = True  # a global crop is not compared with itself
+
+    def __post_init__(self) -> None:
+        expect(self.koleo_topk >= 1, "losses.koleo_topk", ">= 1", self.koleo_topk, "losses.koleo: 0 switches it off")
+        name, ranks = "losses.koleo_ranks_per_group", self.koleo_ranks_per_group
+        if self.koleo_scope == "step":
+            expect(ranks == 1, name, "1 with koleo_scope: step", ranks, "`step` already spans every process")
+        expect(ranks >= 1, name, ">= 1", ranks, "1 looks for neighbours on each process alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +147,7 @@ class GramConfig:
     first_step: int | None = None  # the teacher is copied into the gram teacher here; null: no anchoring
     teacher: Literal["snapshot", "ema"] = "snapshot"  # a frozen copy, or the moving teacher itself
     weight: float = 2.0
-    ramp_steps: int = 1000  # the weight rises linearly from 0 over so many steps
+    ramp_steps: int = 1000  # the weight rises from 0 on half a cosine over so many steps; 0: all of it at once
     refresh_every: int = 10_000  # steps between copies of the teacher into the gram teacher
     max_refreshes: int = 3
     tokens: Literal["all", "masked", "unmasked"] = "all"
@@ -96,7 +157,7 @@ class GramConfig:
     resize_antialias: bool = False  # of the bicubic step from the gram teacher's patch grid to the student's
 
     def __post_init__(self) -> None:
-        expect(self.ramp_steps >= 1, "gram.ramp_steps", ">= 1", self.ramp_steps, "1 means the full weight at once")
+        expect(self.ramp_steps >= 0, "gram.ramp_steps", ">= 0", self.ramp_steps, "0 means the full weight at once")
         expect(self.refresh_every >= 1, "gram.refresh_every", ">= 1", self.refresh_every, "max_refreshes: 0 is never")
 
 
@@ -121,11 +182,17 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with layer-wise decay; every value that moves is a linear warm-up followed by a half cosine."""
+    """AdamW with layer-wise decay, and how its learning rate moves.
+
+    The recipe's ImageNet run swings down on a cosine; its long runs stay on their peak, so that they can go on for as
+    long as they improve. Weight decay has no warm-up; with `weight_decay_end` equal to `weight_decay` it is constant.
+    """
 
     lr: float = 1e-3  # peak, before the factor of `lr_scaling`
-    lr_end: float = 1e-6
+    lr_end: float = 1e-6  # of the cosine; without effect where the schedule is constant
     lr_scaling: Literal["none", "sqrt_wrt_1024"] = "sqrt_wrt_1024"  # 4 * sqrt(images in one step / 1024)
+    schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up
+    warmup: Literal["linear", "cosine"] = "linear"  # the climb from 0; cosine: the recipe's high-resolution stage
     warmup_steps: int = 1000
     weight_decay: float = 0.04
     weight_decay_end: float = 0.4
@@ -142,6 +209,52 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What the weights start from; by default from a random draw.
+
+    `init: NAME`, or `--init NAME`, is short for `init: {weights: NAME}`.
+    """
+
+    SHORT_FOR = "weights"  # no field, having no type
+
+    # A backbone: an id on the Hub, a folder of transformers, a checkpoint of ours, a file in Meta's layout. Student,
+    # teacher and gram teacher start from it; the heads are drawn anew, because nobody releases any.
+    weights: str | None = None
+    from_run: str | None = None  # folder of the run before: backbone and heads of its last checkpoint
+    step: int | None = None  # … or of the checkpoint after so many updates
+    # teacher: the student too starts as that run's teacher, with a fresh optimizer. everything: student, teacher and
+    # AdamW's moments go on as they were, as where the recipe resumes; the steps are counted from 0 again.
+    take: Literal["teacher", "everything"] = "teacher"
+    gram_step: int | None = None  # updates after which that run's teacher is taken as gram teacher; null: as `step`
+
+    def __post_init__(self) -> None:
+        hint = "start from a run, whose heads come along, or from weights without heads"
+        expect(None in (self.weights, self.from_run), "init.weights", "null with init.from_run", self.weights, hint)
+        for name in ("step", "gram_step"):
+            value = getattr(self, name)
+            if value is not None:
+                expect(self.from_run is not None, f"init.{name}", "null", value, "it names a checkpoint of from_run")
+        if self.take == "everything":
+            hint = "weights bring no moments; leave init.take out"
+            expect(self.from_run is not None, "init.from_run", "a run with init.take: everything", None, hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """What is watched beside the losses (docs/monitor.md), and when a run gives up."""
+
+    probe_slices: int = 32  # fixed slices that teacher and student look at whenever numbers are logged
+    stop_on_alarm: int | None = None  # stop once an alarm has sounded at so many logs in a row; null: only say so
+    max_skipped_steps: int = 10  # stop after so many steps in a row without a finite gradient
+
+    def __post_init__(self) -> None:
+        expect(self.probe_slices >= 2, "monitor.probe_slices", ">= 2", self.probe_slices, "slices are compared")
+        if self.stop_on_alarm is not None:
+            expect(self.stop_on_alarm >= 1, "monitor.stop_on_alarm", ">= 1", self.stop_on_alarm, "null never stops")
+        expect(self.max_skipped_steps >= 1, "monitor.max_skipped_steps", ">= 1", self.max_skipped_steps, "10 is usual")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """One pretraining run: everything that decides its numbers, and where it writes."""
 
@@ -152,9 +265,11 @@ class PretrainConfig:
     log_every: int = 10
     save_every: int = 1000
     keep_checkpoints: int = 2  # the newest ones; older ones are deleted once a newer one is complete
+    keep_every: int | None = None  # those after every so many steps stay for good: see init.gram_step
     picture_every: int = 1000
     trackers: tuple[str, ...] = ("tensorboard",)
 
+    init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -167,7 +282,15 @@ class PretrainConfig:
     gram: GramConfig = field(default_factory=GramConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_checkpoints", "picture_every"):
             expect(getattr(self, name) >= 1, name, ">= 1", getattr(self, name), "it counts steps or checkpoints")
+        if self.keep_every is not None:
+            is_met = self.keep_every >= 1 and self.keep_every % self.save_every == 0
+            wanted = f"a multiple of save_every, which is {self.save_every}"
+            expect(is_met, "keep_every", wanted, self.keep_every, "null keeps the newest ones only")
+        is_used = self.data.neighbour_mm is None or self.intensity.channels == "neighbours"
+        hint = "set intensity.channels: neighbours, or leave data.neighbour_mm out"
+        expect(is_used, "data.neighbour_mm", "null with intensity.channels: windows", self.data.neighbour_mm, hint)

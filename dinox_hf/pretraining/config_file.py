@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: Se
 
     Args:
         cls: a frozen dataclass whose fields may be dataclasses themselves.
-        path: YAML file with only what the run changes; None for the defaults.
+        path: YAML file with only what the run changes; None for the defaults. Its line `base: OTHER.yaml`, or
+            `base: [ONE.yaml, OTHER.yaml]`, starts from other files, named from its own folder; later ones win.
         overrides: arguments such as `--crops.num_local=4` or `--crops.global_scale=[0.4,1.0]`.
 
     Raises:
         ValueError: an unknown field, a value of another type, a file that is no YAML mapping.
     """
-    values = _read_yaml(Path(path)) if path is not None else {}
+    values = _read_with_bases(Path(path)) if path is not None else {}
     for override in overrides:
         _set_by_dotted_name(values, override)
     return _build(cls, values, prefix="")
@@ -41,6 +43,33 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
     return found
+
+
+def _read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a file over those of its bases; `above` are the files that led here."""
+    if path.resolve() in above:
+        circle = " -> ".join(str(file.name) for file in (*above, path))
+        raise ValueError(f"`base` must not lead back to its own file; found {circle}. Take one of these lines out.")
+    values = _read_yaml(path)
+    bases = values.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(
+            f"`base` in {path} must be a file or a list of them; found {bases!r}. Write base: OTHER.yaml."
+        )
+    merged: dict[str, Any] = {}
+    for base in bases:
+        merged = _merged(merged, _read_with_bases(path.parent / base, (*above, path.resolve())))
+    return _merged(merged, values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Groups are merged name by name; anything else, lists too, is replaced."""
+    merged = dict(below)
+    for name, value in above.items():
+        both_groups = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], value) if both_groups else value
+    return merged
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -97,6 +126,8 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     """The value as the declared type, so that `1e-4`, text to YAML, becomes a number; ValueError where it cannot."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, str) and hasattr(hint, "SHORT_FOR"):
+            value = {hint.SHORT_FOR: value}
         if not isinstance(value, dict):
             raise _wrong_type(name, "a group of fields", value)
         return _build(hint, value, prefix=f"{name}.")
@@ -109,8 +140,14 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong_type(name, "a group of names and values", value)
-        return value
+        return {key: _number(item) for key, item in value.items()}
     return _coerce_scalar(hint, value, name)
+
+
+def _number(value: Any) -> Any:
+    """`1e-5`, text to YAML, as a number, in a group whose fields have no declared type."""
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+    return float(value) if is_number else value
 
 
 def _choice(choices: tuple[Any, ...], value: Any, name: str) -> Any:

@@ -1,19 +1,12 @@
-"""One run from its folder's point of view: run.yaml, what is due at a step, logs, checkpoints, signals, resuming."""
+"""One run from its folder's point of view: what is due at a step, logs, pictures, checkpoints, resuming."""
 
 import math
 import os
-import platform
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
@@ -21,19 +14,22 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 from transformers.image_utils import PILImageResampling
 
-from ..data.loader import PretrainBatch, PretrainLoader
+from ..data.batches import PretrainBatch
+from ..data.loader import PretrainLoader
+from ..data.stream_loader import StreamLoader
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
-from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint
 from .config import PretrainConfig
-from .config_file import flat, to_dict
-from .monitor import CollapseMonitor
+from .health import Health
+from .pictures import draw_slices, teacher_view
+from .probe_batch import ProbeBatch, probe_pixels
+from .run_record import refuse_other_batch, refuse_other_data, write_run_yaml
 from .self_distillation import SelfDistillation, TeacherTargets
-from .tracking import MetricsFile, draw_slices, patch_colours
+from .sharding import at_hand
+from .signals import StopSignals
+from .speed import SpeedMeter
+from .tracking import JsonLines, log_picture, start_trackers
 
-Resume = Literal["never", "always", "auto"]
-
-# Fields that may change when a run is resumed: none of them touches a number of the training.
-_FREE_TO_CHANGE = {"log_every", "save_every", "keep_checkpoints", "picture_every", "trackers", "output", "data"}
 _NUM_PICTURE_SLICES = 6
 
 
@@ -71,30 +67,6 @@ def image_processor(config: PretrainConfig) -> Dinov3CTImageProcessor:
     )
 
 
-def prepare_folder(config: PretrainConfig, resume: Resume = "never") -> Path | None:
-    """Check the run folder before anything costs time; returns the checkpoint to continue from, if any.
-
-    Raises:
-        ValueError: the folder holds a run and `resume` is "never", or holds none and it is "always", or the run there
-            was made with another configuration.
-    """
-    folder = Path(config.output)
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint is None and resume == "always":
-        raise ValueError(
-            f"--resume expects a complete checkpoint under {folder / 'checkpoints'}; found none. Start the run "
-            f"without --resume, or name its folder with --output=…."
-        )
-    if checkpoint is not None and resume == "never":
-        raise ValueError(
-            f"Expected a new run folder; found {checkpoint.name} of an earlier run in {folder}. Continue it with "
-            f"--resume, or write elsewhere with --output=…."
-        )
-    if checkpoint is not None:
-        _refuse_other_configuration(config, folder / "run.yaml")
-    return checkpoint
-
-
 class Run:
     """What happens around the steps. The training script asks what is due; this does it."""
 
@@ -104,34 +76,37 @@ class Run:
         accelerator: Accelerator,
         model: torch.nn.Module,
         optimizer: Optimizer,
-        loader: PretrainLoader,
+        loader: PretrainLoader | StreamLoader,
         checkpoint: Path | None = None,
+        origin: dict[str, object] | None = None,
     ) -> None:
         self.config, self.accelerator, self.loader = config, accelerator, loader
+        self.origin = origin  # of the first weights, for run.yaml; None: a random draw
         self.model: SelfDistillation = accelerator.unwrap_model(model)
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
         self.folder = Path(config.output)
         self.processor = image_processor(config)
-        backbone = self.model.teacher.backbone.config
-        self.monitor = CollapseMonitor(config.dino_head.num_prototypes, backbone.hidden_size, accelerator.device)
+        self.fixed_slices = self._fixed_slices()
+        self.health = Health(config, accelerator, self.model, self.optimizer, loader, self._probe(), self._say)
+        self.signals = StopSignals(self._say)
         self.first_step = 0
         if checkpoint is not None:
-            _refuse_other_data(self.folder / "run.yaml", loader)
+            refuse_other_data(self.folder, loader)
+            if note := refuse_other_batch(self.folder, loader):
+                accelerator.print(note)
             self.first_step, extra = load_checkpoint(checkpoint, self.model, self.optimizer)
-            self.monitor.load_state(extra)
-        self.stop_signal: str | None = None
-        self.sounding: set[str] = set()
+            self.health.load_state(extra)
+        accelerator.wait_for_everyone()  # all have read run.yaml, which the first process writes anew
         self._open_folder()
-        self._restart_clock(self.first_step)
+        self.speed = SpeedMeter(loader.images_per_step, self.first_step)
 
     def steps(self) -> Iterator[tuple[int, list[PretrainBatch]]]:
         """(step, its micro-batches on the device), from where the run stands to its end or to a signal."""
         batches = self.loader.steps(self.first_step)
-        with self._listening_to_signals():
+        with self.signals.listening():
             for step in self.progress:
-                waiting = time.perf_counter()
-                micro_batches = [batch.to(self.accelerator.device) for batch in next(batches)]
-                self.seconds_waiting += time.perf_counter() - waiting
+                with self.speed.waiting_for_data():
+                    micro_batches = [batch.to(self.accelerator.device) for batch in next(batches)]
                 yield step, micro_batches
                 if self._is_stopped(step):
                     self.save(step)
@@ -143,39 +118,57 @@ class Run:
         is_first_log = what == "log" and step == 0
         return (step + 1) % every[what] == 0 or step + 1 == self.config.steps or is_first_log
 
-    def watch(self, targets: list[TeacherTargets]) -> None:
-        """Let the collapse monitor see a step's targets."""
-        self.monitor.observe(targets)
+    def watch(
+        self, step: int, micro_batches: list[PretrainBatch], metrics: dict[str, Tensor], targets: list[TeacherTargets]
+    ) -> None:
+        """Let the instruments see a step; they read nothing back before the next log."""
+        self.health.observe(step, micro_batches, targets, metrics["is_finite"])
 
     def log(self, step: int, metrics: dict[str, Tensor | float]) -> None:
-        """The only place where the host waits for the device: numbers to file, trackers and progress bar."""
+        """The only place where the host waits for the device: numbers to file, trackers and progress bar.
+
+        Raises:
+            RuntimeError: too many steps in a row were skipped, or an alarm has sounded for as long as was allowed.
+        """
         values = {name: float(value) for name, value in metrics.items()}
-        report = self.monitor.report()
-        record = {"step": step + 1, **values, **report, **self._speed(step)}
-        self._restart_clock(step + 1)
-        if not self.accelerator.is_main_process:
-            return
-        self.metrics_file.append(record)
-        self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=step + 1)
-        self.progress.set_postfix_str(
-            f"cls loss {values['cls_loss']:.3f} of log K {math.log(self.config.dino_head.num_prototypes):.2f}, "
-            f"rank {report['effective_rank']:.0f}, {record['images_per_second']:.0f} images/s"
-        )
-        self._sound_alarms(step, self.monitor.alarms(report, values["cls_loss"]))
+        measured = self.health.measure(step, values["teacher_temperature"])
+        record = {"step": step + 1, **values, **measured, **self.speed.report(step + 1)}
+        if self.accelerator.is_main_process:
+            self.metrics_file.append(record)
+            self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=step + 1)
+            self.progress.set_postfix_str(self._in_short(record))
+        self.health.sound(step, record)
 
     def picture(self, step: int) -> None:
-        """Fixed slices and what the teacher tells apart in them."""
+        """Fixed slices, where the teacher looks in them and what it tells apart; into the folder and the trackers."""
+        # All processes look, as each may hold only a part of the weights; the first one draws.
+        with at_hand(self.model):
+            view = teacher_view(self.model.teacher.backbone, self.fixed_slices)
         if self.accelerator.is_main_process:
-            colours = patch_colours(self.model.teacher.backbone, self.fixed_slices)
             path = self.folder / "pictures" / f"step_{step + 1:08d}.png"
-            draw_slices(path, self.fixed_slices, colours, f"teacher after {step + 1} steps")
+            picture = draw_slices(path, self.fixed_slices, view, f"teacher after {step + 1} steps")
+            log_picture(self.accelerator, "pictures/teacher", picture, step + 1)
 
     def save(self, step: int) -> None:
-        """A checkpoint after this step; does nothing if this step has one already."""
-        if self.accelerator.is_main_process and self.saved_step != step + 1:
-            extra = self.monitor.state()
-            keep = self.config.keep_checkpoints
-            save_checkpoint(self.folder, step + 1, self.model, self.optimizer, self.processor, keep, extra)
+        """A checkpoint after this step; does nothing if this step has one already.
+
+        Raises:
+            RuntimeError: too many steps in a row were skipped, or the disk refused.
+        """
+        if self.saved_step == step + 1:
+            return
+        self.health.settle()
+        save_checkpoint(
+            self.folder,
+            step + 1,
+            self.model,
+            self.optimizer,
+            self.processor,
+            keep=self.config.keep_checkpoints,
+            keep_every=self.config.keep_every,
+            extra=self.health.state(),
+            is_writer=self.accelerator.is_main_process,
+        )
         self.saved_step = step + 1
 
     def finish(self) -> None:
@@ -184,128 +177,65 @@ class Run:
         self.accelerator.end_training()
         if not self.accelerator.is_main_process:
             return
-        if self.stop_signal:
+        if self.signals.received:
             print(
-                f"Stopped by {self.stop_signal} after step {self.saved_step}; the same command with --resume goes on."
+                f"Stopped by {self.signals.received} after step {self.saved_step}; the same command with --resume "
+                f"goes on."
             )
-        print(f"Run folder: {self.folder} (run.yaml, metrics.jsonl, pictures/, checkpoints/)")
+        print(f"Run folder: {self.folder} (run.yaml, metrics.jsonl, alarms.jsonl, pictures/, checkpoints/)")
 
-    def _sound_alarms(self, step: int, alarms: dict[str, str]) -> None:
-        """Say each alarm once, when it begins, and when it is over."""
-        # Early in a run everything looks collapsed; an alarm before the end of the warm-up would cry wolf.
-        if step < self.config.optimizer.warmup_steps:
-            return
-        for name in alarms.keys() - self.sounding:
-            self.progress.write(f"ALARM at step {step + 1}: {alarms[name]}")
-        for name in self.sounding - alarms.keys():
-            self.progress.write(f"All clear at step {step + 1}: {name} has recovered.")
-        self.sounding = set(alarms)
+    def _in_short(self, record: dict[str, float]) -> str:
+        """What stands behind the progress bar, which itself shows steps, time gone and time left."""
+        return (
+            f"cls loss {record['cls_loss']:.3f} of log K {math.log(self.config.dino_head.num_prototypes):.2f}, "
+            f"rank {record['effective_rank']:.0f}, {record['images_per_second']:.3g} images/s, "
+            f"{record['memory_gb']:.1f} GB"
+        )
 
     def _open_folder(self) -> None:
         self.saved_step = self.first_step if self.first_step else None
         main = self.accelerator.is_main_process
         if main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            record = to_dict(self.config) | {"lineage": self._lineage()}
-            (self.folder / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
-            self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.first_step)
-            self.fixed_slices = self._fixed_slices()
-        if self.config.trackers:
-            self.accelerator.init_trackers("tensorboard")
+            write_run_yaml(
+                self.folder, self.config, self.accelerator, self.model.student.backbone, self.loader, self.origin
+            )
+            self.metrics_file = JsonLines(self.folder / "metrics.jsonl", self.first_step)
+            self.health.open(self.folder, self.first_step)
+        start_trackers(self.accelerator, self.folder, is_resumed=self.first_step > 0)
         steps = range(self.first_step, self.config.steps)
         self.progress = tqdm(
             steps, initial=self.first_step, total=self.config.steps, desc="pretrain", unit="step", disable=not main
         )
 
-    def _lineage(self) -> dict[str, object]:
-        backbone = self.model.student.backbone
-        return {
-            "dinox_hf_commit": _git_commit(),
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "device": str(self.accelerator.device.type),
-            "precision": {"no": "float32"}.get(self.accelerator.mixed_precision, self.accelerator.mixed_precision),
-            "num_processes": self.accelerator.num_processes,
-            "images_per_step": self.loader.images_per_step,
-            "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-            "data_fingerprint": self.loader.slices.fingerprint,
-            "data_num_slices": len(self.loader.slices),
-        }
+    def _say(self, line: str) -> None:
+        """A line above the progress bar."""
+        self.progress.write(line)
 
     def _fixed_slices(self) -> Tensor:
         """The same few slices of the set at every picture, whole, as the image processor hands them to the network."""
-        slices = self.loader.slices
         side = 2 * self.config.crops.global_size
         pixel_values = []
-        for row in np.linspace(0, len(slices) - 1, _NUM_PICTURE_SLICES + 2).round().astype(int)[1:-1]:
-            image = slices.neighbours(row) if self.processor.channels == "neighbours" else slices.pixels(row)
+        for example in self.loader.examples(_NUM_PICTURE_SLICES):
+            image = example.slices_hu if self.processor.channels == "neighbours" else example.slices_hu[0]
             size = {"height": side, "width": side}
-            prepared = self.processor(image, size=size, padding_hu=slices.padding_hu(row), return_tensors="pt")
+            prepared = self.processor(image, size=size, padding_hu=example.padding_hu, return_tensors="pt")
             pixel_values.append(prepared.pixel_values)
         return torch.cat(pixel_values).to(self.accelerator.device)
 
-    @contextmanager
-    def _listening_to_signals(self) -> Iterator[None]:
-        def remember(number: int, _frame: object) -> None:
-            self.stop_signal = signal.Signals(number).name
-            self.progress.write(f"{self.stop_signal}: finishing this step, then saving.")
-
-        before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _probe(self) -> ProbeBatch:
+        """The fixed slices on which the instruments are read."""
+        examples = self.loader.examples(min(self.config.monitor.probe_slices, self.loader.num_slices))
+        pixel_values = probe_pixels(examples, self.processor, self.config.crops)
+        return ProbeBatch(pixel_values, self.config, self.accelerator.device)
 
     def _is_stopped(self, step: int) -> bool:
         """True once a signal came. Several processes ask the first one, where they wait for the device anyway."""
         if self.accelerator.num_processes == 1:
-            return self.stop_signal is not None
+            return self.signals.received is not None
         if not self.due("log", step):
             return False
-        agreed = [self.stop_signal]
+        agreed = [self.signals.received]
         broadcast_object_list(agreed)
-        self.stop_signal = agreed[0]
-        return self.stop_signal is not None
-
-    def _restart_clock(self, step: int) -> None:
-        self.clock, self.clock_step, self.seconds_waiting = time.perf_counter(), step, 0.0
-
-    def _speed(self, step: int) -> dict[str, float]:
-        seconds = time.perf_counter() - self.clock
-        return {
-            "images_per_second": (step + 1 - self.clock_step) * self.loader.images_per_step / seconds,
-            "share_waiting_for_data": self.seconds_waiting / seconds,
-        }
-
-
-def _refuse_other_configuration(config: PretrainConfig, run_yaml: Path) -> None:
-    before, now = flat(yaml.safe_load(run_yaml.read_text())), flat(to_dict(config))
-    fixed = [name for name in now if name.partition(".")[0] not in _FREE_TO_CHANGE]
-    changed = [name for name in fixed if before.get(name) != now[name]]
-    if changed:
-        shown = "; ".join(f"{name}: {before.get(name)} became {now[name]}" for name in changed)
-        raise ValueError(
-            f"--resume expects the configuration in {run_yaml}; found a change in {shown}. Give the same file and "
-            f"overrides as at the start, or start a new run with --output=…."
-        )
-
-
-def _refuse_other_data(run_yaml: Path, loader: PretrainLoader) -> None:
-    """The folder of the data may move; what lies in it may not change under a run."""
-    before = yaml.safe_load(run_yaml.read_text()).get("lineage", {}).get("data_fingerprint")
-    if before != loader.slices.fingerprint:
-        raise ValueError(
-            f"--resume expects the slices with fingerprint {before} that {run_yaml} records; found "
-            f"{loader.slices.fingerprint} in {loader.slices.folder}. Name the run's own data with --data.folder=…, or "
-            f"start a new run with --output=…."
-        )
-
-
-def _git_commit() -> str | None:
-    """The commit of the code that runs, or None outside a checkout."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        self.signals.received = agreed[0]
+        return self.signals.received is not None

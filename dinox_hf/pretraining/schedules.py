@@ -35,7 +35,7 @@ class Schedule:
     def __call__(self, step: int) -> StepValues:
         """Look up every value of a step once."""
         optimizer, teacher = self.config.optimizer, self.config.teacher
-        lr = self.lr_factor * self._cosine(step, optimizer.lr, optimizer.lr_end, optimizer.warmup_steps)
+        lr = self.lr_factor * self._lr(step)
         return StepValues(
             lr=lr,
             last_layer_lr=0.0 if step < optimizer.freeze_last_layer_steps else lr,
@@ -52,6 +52,14 @@ class Schedule:
             gram_weight=self._from_gram_on(step, 0.0, self.config.gram.weight),
             refresh_gram_teacher=self._is_gram_refresh(step),
         )
+
+    def _lr(self, step: int) -> float:
+        """Before the factor of the batch: a climb, then a cosine or the peak."""
+        optimizer = self.config.optimizer
+        if step < optimizer.warmup_steps and optimizer.warmup == "cosine":
+            return ramp(step, before=0.0, after=optimizer.lr, begin_step=0, num_steps=optimizer.warmup_steps)
+        end = optimizer.lr if optimizer.schedule == "constant" else optimizer.lr_end
+        return self._cosine(step, optimizer.lr, end, optimizer.warmup_steps)
 
     def _cosine(self, step: int, peak: float, end: float, warmup_steps: int = 0) -> float:
         total = self.config.steps

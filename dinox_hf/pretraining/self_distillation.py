@@ -4,13 +4,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..data.loader import PretrainBatch
+from ..data.batches import PretrainBatch
 from ..losses.dino import dino_loss
 from ..losses.gram import gram_loss, resize_patch_grid
 from ..losses.ibot import ibot_loss
-from ..losses.koleo import koleo_loss
+from ..losses.koleo import known_loss, koleo_loss
 from ..losses.sinkhorn import sinkhorn_knopp
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..model.modeling_dinov3_ct import Dinov3CTModel
@@ -42,6 +43,15 @@ class TeacherTargets:
     cls: Tensor  # (2, B, D) CLS tokens of the clean global crops, for the collapse monitor
     marginal: Tensor  # (K,) mean over the 2B crops of softmax(logits / temperature), before Sinkhorn evens it out
     patches: Tensor | None  # (2B, N, D), kept only where the teacher itself anchors the Gram matrix
+
+
+@dataclass
+class StepSpread:
+    """KoLeo over all slices of a step, and one micro-batch's part in it, from a first look at all of them."""
+
+    loss: Tensor  # () of the whole step, summed over the global crops; the same for every micro-batch
+    gradient: Tensor  # (2, B, D) for this micro-batch's CLS tokens, times the number of micro-batches
+    seed: int  # of stochastic depth in the first look; the second has to drop the same slices
 
 
 class DistillationNetwork(nn.Module):
@@ -152,10 +162,44 @@ class SelfDistillation(nn.Module):
             for i, (cls, patches) in enumerate(tokens)
         ]
 
+    @torch.no_grad()
+    def student_spread(self, micro_batches: list[PretrainBatch]) -> list[StepSpread | None]:
+        """KoLeo of each micro-batch's tokens against those of the whole step, where `losses.koleo_scope` asks for it.
+
+        The student looks at the global crops twice: here at all of them, keeping nothing but CLS tokens, and in
+        `forward` with gradients. The gradient is that of the joint batch, for the price of a forward pass.
+        """
+        if self.weights.koleo_scope != "step" or len(micro_batches) == 1:
+            return [None] * len(micro_batches)
+        seeds = torch.randint(2**62, (len(micro_batches),)).tolist()
+        looks = []
+        for batch, seed in zip(micro_batches, seeds, strict=True):
+            torch.manual_seed(seed)
+            cls, _ = self.student.global_tokens(batch.global_crops, batch.masks)
+            looks.append(cls.float().unflatten(0, (NUM_GLOBAL_CROPS, -1)))
+        cls = torch.cat(looks, dim=1)  # (2, slices of the step on this process, D)
+        with torch.enable_grad():
+            loss = self.koleo(cls.requires_grad_())
+        (gradient,) = torch.autograd.grad(loss, cls)
+        # The step averages over its micro-batches; the loss is already that of all of them.
+        shares = (len(micro_batches) * gradient).split([look.shape[1] for look in looks], dim=1)
+        return [StepSpread(loss.detach(), share, seed) for share, seed in zip(shares, seeds, strict=True)]
+
+    def koleo(self, cls: Tensor, spread: StepSpread | None = None) -> Tensor:
+        """KoLeo of (2, B, D) CLS tokens: the sum over the global crops, each crop's slices among themselves."""
+        if spread is not None:
+            return known_loss(cls, spread.loss, spread.gradient)
+        ranks = self.weights.koleo_ranks_per_group
+        if self.weights.koleo_scope == "step":
+            ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        return sum(koleo_loss(crop, self.weights.koleo_topk, ranks) for crop in cls)
+
     def forward(
-        self, batch: PretrainBatch, target: TeacherTargets, values: StepValues
+        self, batch: PretrainBatch, target: TeacherTargets, values: StepValues, spread: StepSpread | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weighted terms of the loss, to be summed, and what else is worth watching, detached."""
+        if spread is not None:
+            torch.manual_seed(spread.seed)
         student = self.student(batch.global_crops, batch.local_crops, batch.masks)
         global_share, local_share = self.pair_shares(student.local_logits.shape[0])
         dino_global = dino_loss(
@@ -170,8 +214,7 @@ class SelfDistillation(nn.Module):
             "dino_local": self.weights.dino * local_share * values.local_weight * dino_local,
             "ibot": self.weights.ibot
             * ibot_loss(student.masked_logits, target.masked_probs, batch.masks, self.weights.student_temperature),
-            # The sum over the global crops, each crop's slices compared among themselves.
-            "koleo": self.weights.koleo * sum(koleo_loss(cls, self.weights.koleo_topk) for cls in student.global_cls),
+            "koleo": self.weights.koleo * self.koleo(student.global_cls, spread),
         }
         if values.gram_weight > 0:
             losses["gram"] = values.gram_weight * self.gram_anchoring(batch, student, target)

@@ -1,28 +1,31 @@
-"""Where a run's numbers and pictures go: metrics.jsonl always, Accelerate's trackers on top, PNGs of fixed slices."""
+"""Where a run's numbers and pictures go: JSON lines in its folder always, Accelerate's trackers on top."""
 
+import hashlib
 import importlib.util
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-import torch
-from torch import Tensor
+from accelerate import Accelerator
 
-from ..model.modeling_dinov3_ct import Dinov3CTModel
+from ..data.durable_files import write_text_whole
 
-matplotlib.use("Agg")
+TRACKERS = ("tensorboard", "trackio", "wandb")
+_PROJECT = "dinox-hf"
 
 
-class MetricsFile:
-    """One JSON object a logged step; a resumed run drops the lines that its checkpoint does not know yet."""
+class JsonLines:
+    """One JSON object a line, with its step; a resumed run drops the lines that its checkpoint does not know yet."""
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
         lines = path.read_text().splitlines(keepends=True) if path.is_file() and last_step > 0 else []
-        path.write_text("".join(line for line in lines if _step_of(line) <= last_step))
+        # Whole or not at all: a second kill just now must not take the log of two weeks with it.
+        write_text_whole(path, "".join(line for line in lines if _step_of(line) <= last_step))
 
-    def append(self, record: dict[str, float]) -> None:
+    def append(self, record: dict[str, object]) -> None:
         """Add one line; it is on its way to the disk when this returns."""
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -35,59 +38,75 @@ def _step_of(line: str) -> float:
         return float("inf")  # the half line of a killed run
 
 
-def available_trackers(names: tuple[str, ...]) -> list[str] | None:
-    """The trackers that are asked for, None for none.
+def say_once(line: str) -> None:
+    """Print a line on the first process; the launcher has said which that is before there is an Accelerator."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line)
+
+
+def available_trackers(names: tuple[str, ...], say: Callable[[str], None] = say_once) -> list[str] | None:
+    """The trackers among these that are installed, None for none; each that is not is named in one line.
+
+    A run of days should not end because a machine lacks a viewer: its numbers are in metrics.jsonl anyway.
 
     Raises:
-        ValueError: one of them is not installed; Accelerate would skip it without a word.
+        ValueError: a name that is no tracker.
     """
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(
-                f"trackers names `{name}`; found no package of that name. Install it (pip install {name}) or set "
-                f"--trackers=[tensorboard]."
-            )
-    return list(names) or None
+    unknown = [name for name in names if name not in TRACKERS]
+    if unknown:
+        raise ValueError(
+            f"trackers expects names among {', '.join(TRACKERS)}; found {', '.join(unknown)}. Correct the name, or "
+            f"set --trackers=[] for metrics.jsonl and pictures/ alone."
+        )
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    for name in missing:
+        say(f"Tracker {name} is not installed and is left out (pip install {name}); metrics.jsonl holds all numbers.")
+    return [name for name in names if name not in missing] or None
 
 
-@torch.no_grad()
-def patch_colours(backbone: Dinov3CTModel, pixel_values: Tensor) -> np.ndarray:
-    """First three principal components of patch tokens as colours: what the network tells apart.
+def start_trackers(accelerator: Accelerator, folder: Path, is_resumed: bool) -> None:
+    """Open the trackers under the run's name; a resumed run goes on where the tracker has it.
 
     Args:
-        backbone: any backbone; it is put into eval mode for the call.
-        pixel_values: (B, 3, S, S) normalised slices.
+        accelerator: made with `available_trackers`.
+        folder: of the run; it exists.
+        is_resumed: whether the run continues.
 
-    Returns:
-        (B, h, w, 3) float in [0, 1], one basis for all slices, so that equal colours mean equal features.
+    TensorBoard writes into the run folder. Trackio writes to its local store ($TRACKIO_DIR), where
+    `trackio show --project dinox-hf` finds it. W&B obeys its own WANDB_MODE: `offline` writes into the run folder.
     """
-    was_training = backbone.training
-    tokens = backbone.eval()(pixel_values).last_hidden_state[:, 1 + backbone.config.num_register_tokens :]
-    backbone.train(was_training)
-    batch, num_patches, _ = tokens.shape
-    flat = tokens.flatten(0, 1).float().cpu()
-    flat = flat - flat.mean(0)
-    _, _, directions = torch.linalg.svd(flat, full_matrices=False)
-    scores = flat @ directions[:3].T
-    low, high = scores.quantile(0.02, dim=0), scores.quantile(0.98, dim=0)
-    side = round(num_patches**0.5)
-    return ((scores - low) / (high - low).clamp_min(1e-6)).clamp(0, 1).view(batch, side, side, 3).numpy()
+    if not accelerator.log_with:
+        return
+    # Many run folders are called "run": the digest keeps them apart.
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+    name = f"{folder.resolve().parent.name}-{folder.name}-{digest}"
+    resume = "allow" if is_resumed else None
+    options = {
+        "trackio": {"name": name, "resume": resume or "never", "embed": False},
+        "wandb": {"name": name, "id": name, "resume": resume, "dir": str(folder)},
+    }
+    accelerator.init_trackers(_PROJECT, init_kwargs=options)
+    for tracker in accelerator.trackers:
+        accelerator.print(f"Tracker {tracker.name}: {_where(tracker.name, folder)}")
 
 
-def draw_slices(path: Path, pixel_values: Tensor, colours: np.ndarray, title: str) -> None:
-    """One row of slices (first channel), one row of their patch colours."""
-    import matplotlib.pyplot as plt
+def log_picture(accelerator: Accelerator, name: str, picture: np.ndarray, step: int) -> None:
+    """Send one picture, (H, W, 3) uint8, to every tracker; each wants it in another form."""
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({name: picture[None]}, step=step, dataformats="NHWC")
+        elif tracker.name == "wandb":
+            tracker.log_images({name: [picture]}, step=step)
+        elif tracker.name == "trackio":
+            # Accelerate's tracker knows no images, but hands any value on.
+            from trackio import Image
 
-    count = len(colours)
-    figure, axes = plt.subplots(2, count, figsize=(2.2 * count, 4.8), squeeze=False, layout="constrained")
-    for column in range(count):
-        axes[0, column].imshow(pixel_values[column, 0].float().cpu().numpy(), cmap="gray")
-        axes[1, column].imshow(colours[column], interpolation="nearest")
-    for axis in axes.flat:
-        axis.set_axis_off()
-    axes[0, 0].set_title("slice", loc="left", fontsize=9)
-    axes[1, 0].set_title("patch tokens, first three components", loc="left", fontsize=9)
-    figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+            tracker.log({name: Image(picture)}, step=step)
+
+
+def _where(name: str, folder: Path) -> str:
+    return {
+        "tensorboard": f"tensorboard --logdir {folder}",
+        "trackio": f"trackio show --project {_PROJECT}",
+        "wandb": f"see {folder / 'wandb'} or wandb.ai, as WANDB_MODE says",
+    }[name]

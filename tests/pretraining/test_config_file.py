@@ -68,6 +68,13 @@ def test_lists_null_and_free_groups_pass(tmp_path):
         ("--batch.size=true", r"`batch.size` must be of type int; found True"),
         ("--model.gradient_checkpointing=1", r"must be true or false; found 1"),
         ("--seed=null", r"`seed` must be of type int; found None"),
+        ("--data.z_strid=2", r"no field `data.z_strid`. Did you mean `data.z_stride`"),
+        ("--data.z_stride=0", r"data.z_stride must be >= 1; found 0"),
+        ("--data.neighbour_mm=5", r"data.neighbour_mm must be null with intensity.channels: windows; found 5.0"),
+        ("--data={folders: [{folder: a, wait: 2}]}", r"no field `data.folders\[0\].wait`. Did you mean .*weight"),
+        ("--data={folders: [{folder: a, weight: 0}]}", r"weight must be > 0; found 0.0.*leave out a set"),
+        ("--data={folders: [{weight: 1}]}", r"folder must be a folder; found ''.*write \{folder"),
+        ("--data={folder: b, folders: [{folder: a}]}", r"data.folder must be left out; found 'b'.*--data.folder=null"),
         ("--seed", r"form --a.b=value; found '--seed'"),
     ],
 )
@@ -98,5 +105,74 @@ def test_what_is_written_reads_back_equal(tmp_path):
     assert load_config(PretrainConfig, path) == config
 
 
+def test_several_sets_are_read_back_with_their_weights_and_the_first_as_folder(tmp_path):
+    override = "--data={folders: [{folder: a, weight: 3}, {folder: b, split: test}]}"
+    config = load_config(PretrainConfig, None, [override])
+    assert [(part.folder, part.weight, part.split) for part in config.data.sets] == [
+        ("a", 3, "train"),
+        ("b", 1, "test"),
+    ]
+    assert config.data.folder == "a"
+    path = written(tmp_path, yaml.safe_dump(to_dict(config)))
+    assert load_config(PretrainConfig, path) == config
+
+
+def test_without_a_folder_the_way_to_one_is_told():
+    with pytest.raises(ValueError, match=r"data.folder should name a built set; found none.*--data.folder="):
+        _ = load_config(PretrainConfig).data.sets
+
+
 def test_nested_values_flatten_to_their_dotted_names():
     assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": {}}) == {"a.b": 1, "a.c.d": [2], "e": {}}
+
+
+def test_a_base_is_changed_name_by_name_and_later_files_win(tmp_path):
+    (tmp_path / "parts").mkdir()
+    written(tmp_path / "parts", "name: b\nsizes: [0.1, 0.2]\ninner: {rate: 2, count: 3}\nextra: {a: 1, b: 1}\n")
+    (tmp_path / "other.yaml").write_text("base: parts/run.yaml\nextra: {b: 2}\ninner: {count: 4}\n")
+    path = tmp_path / "last.yaml"
+    path.write_text("base: [parts/run.yaml, other.yaml]\nsizes: [0.3, 0.4]\n")
+    config = load_config(Outer, path, ["--inner.mode='yes'"])
+    assert config == Outer(
+        name="b", sizes=(0.3, 0.4), extra={"a": 1, "b": 2}, inner=Inner(rate=2.0, count=4, mode="yes")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: run.yaml", r"must not lead back to its own file; found run.yaml -> run.yaml"),
+        ("base: 3", r"`base` in .*run.yaml must be a file or a list of them; found 3"),
+        ("base: none.yaml", r"found no file at .*none.yaml. Files there: .*run.yaml"),
+        ("base: other.yaml", r"no field `inner.rates`. Did you mean `inner.rate`"),
+    ],
+)
+def test_a_wrong_base_is_refused(text, message, tmp_path):
+    (tmp_path / "other.yaml").write_text("inner: {rates: 2}")
+    with pytest.raises(ValueError, match=message):
+        load_config(Outer, written(tmp_path, text))
+
+
+def test_a_number_in_exponent_form_is_a_number_in_a_free_group_too():
+    overrides = load_config(PretrainConfig, None, ["--model.overrides={layer_norm_eps: 1e-05}"]).model.overrides
+    assert overrides == {"layer_norm_eps": 1e-5}
+
+
+def test_init_may_be_written_in_short():
+    config = load_config(PretrainConfig, None, ["--init=facebook/dinov3-vits16"])
+    assert config == load_config(PretrainConfig, None, ["--init.weights=facebook/dinov3-vits16"])
+    assert config.init.weights == "facebook/dinov3-vits16"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--init={weights: a, from_run: b}", r"init.weights must be null with init.from_run; found 'a'"),
+        ("--init.step=3", r"init.step must be null; found 3.*checkpoint of from_run"),
+        ("--init={weights: a, gram_step: 3}", r"init.gram_step must be null; found 3"),
+        ("--init={weights: a, take: everything}", r"init.from_run must be a run with init.take: everything"),
+    ],
+)
+def test_a_run_starts_from_one_thing(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(PretrainConfig, None, [override])

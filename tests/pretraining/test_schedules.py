@@ -1,6 +1,17 @@
+import math
+
 import pytest
 
-from dinox_hf.pretraining.schedules import constant_with_warmup, cosine_v1, linear_warmup_cosine, lr_factor, ramp
+from dinox_hf.pretraining.config import PretrainConfig
+from dinox_hf.pretraining.config_file import load_config
+from dinox_hf.pretraining.schedules import (
+    Schedule,
+    constant_with_warmup,
+    cosine_v1,
+    linear_warmup_cosine,
+    lr_factor,
+    ramp,
+)
 
 
 def test_linear_warmup_cosine_by_hand():
@@ -56,3 +67,41 @@ def test_lr_factor_by_hand(rule, batch_size, factor):
 def test_an_unknown_rule_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"sqrt_wrt_1024, linear_wrt_256, none; found 'sqrt'"):
         lr_factor("sqrt", 64)
+
+
+def learning_rates(num_steps, *optimizer):
+    config = load_config(
+        PretrainConfig, None, ["--steps=9", "--optimizer={lr: 0.1, lr_end: 0.02, lr_scaling: none}", *optimizer]
+    )
+    schedule = Schedule(config, images_per_step=1)
+    return [schedule(step).lr for step in range(num_steps)]
+
+
+def test_a_cosine_falls_to_its_end_and_a_constant_stays_by_hand():
+    climb = ["--optimizer.warmup_steps=4"]
+    assert learning_rates(9, *climb) == pytest.approx(
+        [0, 0.025, 0.05, 0.075, 0.1, *(0.02 + 0.04 * (1 + math.cos(math.pi * k / 4)) for k in range(1, 5))]
+    )
+    constant = learning_rates(12, *climb, "--optimizer.schedule=constant")
+    assert constant == pytest.approx([0, 0.025, 0.05, 0.075] + 8 * [0.1])
+
+
+def test_the_climb_may_be_half_a_cosine_by_hand():
+    rates = learning_rates(
+        7, "--optimizer={warmup_steps: 5, warmup: cosine, schedule: constant, lr_scaling: none, lr: 1}"
+    )
+    assert rates == pytest.approx([0, (1 - math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(math.pi / 4)) / 2, 1, 1, 1])
+
+
+def test_without_a_ramp_the_gram_term_has_its_full_weight_at_once():
+    stage = ["--gram={first_step: 0, ramp_steps: 0, weight: 1.5, max_refreshes: 0}"]
+    config = load_config(PretrainConfig, None, stage)
+    schedule = Schedule(config, images_per_step=1)
+    assert [schedule(step).gram_weight for step in (0, 1, 9999, 50_000)] == [1.5] * 4
+    assert not any(schedule(step).refresh_gram_teacher for step in range(0, 30_000))
+
+
+def test_a_gram_teacher_that_was_brought_along_is_replaced_on_time_and_not_before_by_hand():
+    config = load_config(PretrainConfig, None, ["--gram={first_step: 0, refresh_every: 10, max_refreshes: 3}"])
+    schedule = Schedule(config, images_per_step=1)
+    assert [step for step in range(100) if schedule(step).refresh_gram_teacher] == [9, 19, 29]

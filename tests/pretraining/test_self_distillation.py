@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinox_hf.data.loader import PretrainBatch
+from dinox_hf.data.batches import PretrainBatch
 from dinox_hf.data.masking import batch_masks
 from dinox_hf.losses.sinkhorn import sinkhorn_knopp
 from dinox_hf.pretraining.config import PretrainConfig
@@ -152,3 +152,30 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert model.student.backbone.is_activation_checkpointing
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_the_second_look_at_a_micro_batch_drops_the_same_slices_as_the_first(monkeypatch):
+    """KoLeo's gradient belongs to the tokens of the first look; with stochastic depth they have to come again."""
+    overrides = "--model.overrides={patch_size: 8, drop_path_rate: 0.5, layerscale_value: 1.0}"
+    config = config_of(overrides, "--losses.koleo_scope=step")
+    torch.manual_seed(0)
+    model, batches = SelfDistillation(config), [batch_of(1), batch_of(2)]
+    looks, look = [], model.student.global_tokens
+    monkeypatch.setattr(model.student, "global_tokens", lambda *a: looks.append(look(*a)) or looks[-1])
+    spreads = model.student_spread(batches)
+    torch.rand(3)  # whatever else is drawn in between
+    targets = model.teacher_targets(batches, 0.07)
+    for batch, target, spread in zip(batches, targets, spreads, strict=True):
+        model(batch, target, values_at(0), spread)
+    for first, second in zip(looks[:2], looks[2:], strict=True):
+        assert torch.equal(first[0], second[0])
+    assert spreads[0].seed != spreads[1].seed and torch.equal(spreads[0].loss, spreads[1].loss)
+
+
+def test_koleo_per_process_needs_no_first_look(model):
+    assert model.student_spread([batch_of(1), batch_of(2)]) == [None, None]
+
+
+def test_koleo_over_the_step_leaves_no_room_for_groups_of_processes():
+    with pytest.raises(ValueError, match=r"koleo_ranks_per_group must be 1 with koleo_scope: step; found 2"):
+        config_of("--losses={koleo_scope: step, koleo_ranks_per_group: 2}")

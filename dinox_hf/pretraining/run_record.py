@@ -1,0 +1,142 @@
+"""run.yaml: what a run depended on, and what may not change when it is resumed."""
+
+import platform
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from accelerate import Accelerator
+
+from ..data.durable_files import write_text_whole
+from ..data.loader import PretrainLoader
+from ..data.stream_loader import StreamLoader
+from .checkpoint import latest_checkpoint
+from .config import PretrainConfig
+from .config_file import flat, to_dict
+
+Resume = Literal["never", "always", "auto"]
+
+# Fields that may change when a run is resumed: none of them touches a number of the training. A set may move to
+# another folder; its fingerprint tells whether it is the same.
+_FREE_TO_CHANGE = {
+    *("log_every", "save_every", "keep_checkpoints", "keep_every", "picture_every", "trackers", "output"),
+    *("data.folder", "data.split", "data.num_workers"),
+    *("batch.size", "batch.accumulate"),  # their product with the number of processes may not: `refuse_other_batch`
+    *("monitor.probe_slices", "monitor.stop_on_alarm", "monitor.max_skipped_steps"),
+}
+
+
+def prepare_folder(config: PretrainConfig, resume: Resume = "never") -> Path | None:
+    """Check the run folder before anything costs time; returns the checkpoint to continue from, if any.
+
+    Raises:
+        ValueError: the folder holds a run and `resume` is "never", or holds none and it is "always", or the run there
+            was made with another configuration.
+    """
+    folder = Path(config.output)
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is None and resume == "always":
+        raise ValueError(
+            f"--resume expects a complete checkpoint under {folder / 'checkpoints'}; found none. Start the run "
+            f"without --resume, or name its folder with --output=…."
+        )
+    if checkpoint is not None and resume == "never":
+        raise ValueError(
+            f"Expected a new run folder; found {checkpoint.name} of an earlier run in {folder}. Continue it with "
+            f"--resume, or write elsewhere with --output=…."
+        )
+    if checkpoint is not None:
+        _refuse_other_configuration(config, folder / "run.yaml")
+    return checkpoint
+
+
+def write_run_yaml(
+    folder: Path,
+    config: PretrainConfig,
+    accelerator: Accelerator,
+    backbone: torch.nn.Module,
+    loader: PretrainLoader | StreamLoader,
+    origin: dict[str, object] | None = None,
+) -> None:
+    """Write the whole configuration and the lineage: code, machine, data, and what the first weights came from."""
+    lineage = {
+        "dinox_hf_commit": _git_commit(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "device": str(accelerator.device.type),
+        "precision": {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        "num_processes": accelerator.num_processes,
+        "images_per_step": loader.images_per_step,
+        "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "data_fingerprint": loader.fingerprint,
+        "data_num_slices": loader.num_slices,
+        # What the first weights came from, for their licence; null: a random draw.
+        "origin": origin,
+    }
+    record = to_dict(config) | {"lineage": lineage}
+    write_text_whole(folder / "run.yaml", yaml.safe_dump(record, sort_keys=False))
+
+
+def refuse_other_data(folder: Path, loader: PretrainLoader | StreamLoader) -> None:
+    """The folder of the data may move; what lies in it may not change under a run: ValueError if it did."""
+    run_yaml = folder / "run.yaml"
+    before = yaml.safe_load(run_yaml.read_text()).get("lineage", {}).get("data_fingerprint")
+    if before != loader.fingerprint:
+        raise ValueError(
+            f"--resume expects the slices with fingerprint {before} that {run_yaml} records; found "
+            f"{loader.fingerprint} in {loader.source}. Name the run's own data with --data.folder=…, or "
+            f"start a new run with --output=…."
+        )
+
+
+def refuse_other_batch(folder: Path, loader: PretrainLoader | StreamLoader) -> str | None:
+    """A step may be spread over other processes or micro-batches; how many slices it sees may not change.
+
+    Returns:
+        What is different then, for the user; None if the run goes on with as many processes as before.
+
+    Raises:
+        ValueError: if a step would see more or fewer slices than before.
+    """
+    before = yaml.safe_load((folder / "run.yaml").read_text())["lineage"]
+    found = f"batch.size {loader.batch_size} x batch.accumulate {loader.accumulate} x {loader.world_size} processes"
+    if loader.images_per_step != before["images_per_step"]:
+        raise ValueError(
+            f"--resume expects steps of {before['images_per_step']} slices, to which learning rates and statistics "
+            f"belong; found {found} = {loader.images_per_step}. Choose batch.size and batch.accumulate so that the "
+            f"product stays, or start a new run with --output=…."
+        )
+    if loader.world_size == before["num_processes"]:
+        return None
+    return (
+        f"This run goes on with {loader.world_size} processes after {before['num_processes']}: as many slices in a "
+        f"step, but other masks and other draws, so not bit for bit the run that it would have been."
+    )
+
+
+def _refuse_other_configuration(config: PretrainConfig, run_yaml: Path) -> None:
+    before, now = _fixed(yaml.safe_load(run_yaml.read_text())), _fixed(to_dict(config))
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        shown = "; ".join(f"{name}: {before.get(name)} became {now[name]}" for name in changed)
+        raise ValueError(
+            f"--resume expects the configuration in {run_yaml}; found a change in {shown}. Give the same file and "
+            f"overrides as at the start, or start a new run with --output=…."
+        )
+
+
+def _fixed(values: dict[str, object]) -> dict[str, object]:
+    """The values that a resumed run may not change, by dotted name; of several sets that is their weights."""
+    found = {name: value for name, value in flat(values).items() if name not in _FREE_TO_CHANGE}
+    return found | {"data.folders": [entry["weight"] for entry in found.get("data.folders", ())]}
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs, or None outside a checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
