@@ -1,7 +1,8 @@
 """Pretrain a backbone: accelerate launch training/pretrain.py [CONFIG.yaml] [--resume | --resume=auto] [--a.b=c …].
 
 Without a configuration file it runs the phantom preset, training/configs/quickstart.yaml. `--resume` continues the run
-in the folder `output`; `--resume=auto` does so if there is one and starts it otherwise.
+in the folder `output`; `--resume=auto` does so if there is one and starts it otherwise. `--init NAME` starts from
+released weights: an id on the Hub, such as facebook/dinov3-vitl16-pretrain-lvd1689m, or a folder.
 """
 
 import sys
@@ -15,14 +16,22 @@ from torch.optim import Optimizer
 from transformers.utils.logging import disable_progress_bar
 
 from dinox_hf.console import run_command
-from dinox_hf.data.loader import PretrainBatch, PretrainLoader
+from dinox_hf.data.batches import PretrainBatch
+from dinox_hf.data.loader import PretrainLoader
+from dinox_hf.data.mixture import SliceMixture
 from dinox_hf.data.slices import SliceSet
+from dinox_hf.data.stream_loader import StreamLoader
+from dinox_hf.data.streaming import StreamedSlices
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
+from dinox_hf.pretraining.feasibility import refuse_too_few_slices, refuse_what_cannot_work
+from dinox_hf.pretraining.initialization import initialize, recorded_origin, take_moments
 from dinox_hf.pretraining.optimizer import build_optimizer, clip_gradients, set_step_values, step_if_finite
-from dinox_hf.pretraining.run import Resume, Run, hint_at_idle_cores, prepare_folder, reseed, resolve_precision
+from dinox_hf.pretraining.run import Run, hint_at_idle_cores, reseed, resolve_precision
+from dinox_hf.pretraining.run_record import Resume, prepare_folder
 from dinox_hf.pretraining.schedules import Schedule, StepValues
 from dinox_hf.pretraining.self_distillation import SelfDistillation, TeacherTargets
+from dinox_hf.pretraining.sharding import prepare
 from dinox_hf.pretraining.tracking import available_trackers
 
 PHANTOM_PRESET = Path(__file__).parent / "configs" / "quickstart.yaml"
@@ -30,6 +39,7 @@ PHANTOM_PRESET = Path(__file__).parent / "configs" / "quickstart.yaml"
 
 def main(config: PretrainConfig, resume: Resume = "never") -> None:
     """One run, from the first slice to the last checkpoint."""
+    refuse_what_cannot_work(config)
     checkpoint = prepare_folder(config, resume)
     accelerator = Accelerator(
         mixed_precision=resolve_precision(config.precision),
@@ -39,6 +49,7 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
     torch.set_float32_matmul_precision("high")
     hint_at_idle_cores(accelerator)
     loader = build_loader(config, accelerator)  # endless; every draw comes from (seed, step, row)
+    refuse_too_few_slices(config, loader.num_slices, accelerator.num_processes)
 
     reseed(config.seed, step=0, rank=0)  # all processes start from the same weights
     model = SelfDistillation(config)
@@ -50,14 +61,18 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
         betas=(config.optimizer.beta1, config.optimizer.beta2),
     )
     schedule = Schedule(config, images_per_step=loader.images_per_step)
+    # From the run before or from released weights, where the configuration says so; a resumed run has its own.
+    origin = recorded_origin(config.output) if checkpoint else initialize(config, model, accelerator.print)
     # Accelerate takes one module under FSDP2, so student and teachers travel together and shard alike.
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = prepare(accelerator, model, optimizer)
+    if not checkpoint:
+        take_moments(config.init, accelerator.unwrap_model(model), optimizer)
 
-    run = Run(config, accelerator, model, optimizer, loader, checkpoint)
+    run = Run(config, accelerator, model, optimizer, loader, checkpoint, origin)
     for step, micro_batches in run.steps():  # resumes where the last checkpoint stopped
         reseed(config.seed, step, accelerator.process_index)
         metrics, targets = training_step(accelerator, model, optimizer, micro_batches, schedule(step))
-        run.watch(targets)
+        run.watch(step, micro_batches, metrics, targets)
         if run.due("log", step):
             run.log(step, metrics)
         if run.due("picture", step):
@@ -85,11 +100,14 @@ def training_step(
     # The teacher sees the whole batch first: Sinkhorn over 4 x 64 images is not four times Sinkhorn over 64.
     with accelerator.autocast():
         targets = distillation.teacher_targets(micro_batches, values.teacher_temperature)
+        spreads = distillation.student_spread(micro_batches)  # likewise KoLeo, where losses.koleo_scope is `step`
     totals: dict[str, Tensor] = {}
-    for batch, target in zip(micro_batches, targets, strict=True):
+    for batch, target, spread in zip(micro_batches, targets, spreads, strict=True):
         is_last = batch is micro_batches[-1]
         with nullcontext() if is_last else accelerator.no_sync(model):
-            losses, observed = model(batch, target, values)  # {"dino_global": …, "ibot": …, "gram": …}, weighted
+            with accelerator.autocast():
+                # {"dino_global": …, "ibot": …, "gram": …}, weighted
+                losses, observed = model(batch, target, values, spread)
             accelerator.backward(sum(losses.values()) / len(micro_batches))
         for name, value in (losses | observed).items():
             totals[name] = totals.get(name, 0) + value.detach() / len(micro_batches)
@@ -101,25 +119,39 @@ def training_step(
     return totals | gradient_norms | values.scalars() | {"is_finite": is_finite}, targets
 
 
-def build_loader(config: PretrainConfig, accelerator: Accelerator) -> PretrainLoader:
-    """The crops of this process, the same whatever the number of workers."""
-    return PretrainLoader(
-        SliceSet(config.data.folder, config.data.split),
-        crops=config.crops,
-        intensity=config.intensity,
-        masking=config.masking,
-        patch_size=config.model.backbone().patch_size,
-        batch_size=config.batch.size,
-        accumulate=config.batch.accumulate,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        num_workers=config.data.num_workers,
-    )
+def build_loader(config: PretrainConfig, accelerator: Accelerator) -> PretrainLoader | StreamLoader:
+    """The crops of this process; unless streamed, the same whatever the number of workers."""
+    sets = config.data.sets
+    weights = [part.weight for part in sets]
+    how = {
+        "crops": config.crops,
+        "intensity": config.intensity,
+        "masking": config.masking,
+        "patch_size": config.model.backbone().patch_size,
+        "batch_size": config.batch.size,
+        "accumulate": config.batch.accumulate,
+        "seed": config.seed,
+        "rank": accelerator.process_index,
+        "world_size": accelerator.num_processes,
+        "num_workers": config.data.num_workers,
+        "z_stride": config.data.z_stride,
+        "neighbour_mm": config.data.neighbour_mm,
+    }
+    if config.data.streaming:
+        streams = [StreamedSlices(part.folder, part.split) for part in sets]
+        loader = StreamLoader(streams, weights, **how, buffer_size=config.data.shuffle_buffer)
+    else:
+        loader = PretrainLoader(SliceMixture([SliceSet(part.folder, part.split) for part in sets], weights), **how)
+    if loader.spread_note:
+        accelerator.print(loader.spread_note)
+    return loader
 
 
 def read_arguments(arguments: list[str]) -> tuple[PretrainConfig, Resume]:
-    """`[CONFIG.yaml] [--resume | --resume=auto] [--a.b=c …]`, in any order."""
+    """`[CONFIG.yaml] [--resume | --resume=auto] [--init NAME] [--a.b=c …]`, in any order."""
+    if "--init" in arguments:
+        at = arguments.index("--init")
+        arguments = [*arguments[:at], "=".join(arguments[at : at + 2]), *arguments[at + 2 :]]
     resume = {"--resume": "always", "--resume=auto": "auto"}
     files = [argument for argument in arguments if not argument.startswith("--")]
     if len(files) > 1:
