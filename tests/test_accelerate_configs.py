@@ -1,12 +1,13 @@
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
+
+from dinox_hf.model.modeling_dinov3_ct import Dinov3CTLayer
+from dinox_hf.pretraining.projection_head import ProjectionHead
 
 FOLDER = Path(__file__).parents[1] / "accelerate_configs"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.yaml"))
@@ -16,6 +17,12 @@ def launch_arguments(name, *flags):
     """What `accelerate launch` makes of a configuration file, before it starts anything."""
     arguments = launch_command_parser().parse_args(["--config_file", str(FOLDER / name), *flags, "train.py"])
     return _validate_launch_command(arguments)[0]
+
+
+def launch_commands(page):
+    """Every `accelerate launch` of a page in docs/, on one line."""
+    text = (FOLDER.parent / "docs" / page).read_text().replace("\\\n", " ")
+    return re.findall(r"^accelerate launch .*$", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -47,17 +54,18 @@ def test_ddp_config_asks_for_the_number_of_processes():
     assert (arguments.multi_gpu, arguments.num_processes) == (True, 4)
 
 
-@pytest.mark.long
-def test_ddp_config_gives_two_gloo_processes_on_a_machine_without_a_gpu(tmp_path, monkeypatch):
-    script = tmp_path / "count.py"
-    script.write_text(
-        "from accelerate import Accelerator\n"
-        "accelerator = Accelerator()\n"
-        "print(f'rank {accelerator.process_index} of {accelerator.num_processes}', flush=True)\n"
-    )
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    launch = [sys.executable, "-m", "accelerate.commands.launch"]
-    config = ["--config_file", str(FOLDER / "ddp.yaml"), "--num_processes", "2"]
-    result = subprocess.run([*launch, *config, str(script)], capture_output=True, text=True, check=True)
-    # Two processes may write into one line.
-    assert set(re.findall(r"rank \d of \d", result.stdout)) == {"rank 0 of 2", "rank 1 of 2"}
+def test_fsdp2_config_shards_classes_that_our_networks_have():
+    config = load_config_from_file(str(FOLDER / "fsdp2.yaml")).fsdp_config
+    names = config["fsdp_transformer_layer_cls_to_wrap"].split(",")
+    assert config["fsdp_version"] == 2
+    assert names == [Dinov3CTLayer.__name__, ProjectionHead.__name__]
+
+
+@pytest.mark.parametrize("command", launch_commands("clusters.md"))
+def test_accelerate_takes_the_commands_of_the_page_on_clusters(command):
+    config, *flags = re.search(r"--config_file accelerate_configs/(\S+) (.*?) training/pretrain.py", command).groups()
+    arguments = launch_arguments(config, *flags[0].split())
+    assert arguments.num_processes == 8 * arguments.num_machines
+    assert arguments.multi_gpu == (config == "ddp.yaml") and arguments.use_fsdp == (config == "fsdp2.yaml")
+    if arguments.num_machines > 1:
+        assert (arguments.machine_rank, arguments.main_process_ip) == (0, "first-machine")
