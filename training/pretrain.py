@@ -80,6 +80,9 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
         if run.due("save", step):
             run.save(step)
     run.finish()
+    # DDP has to go before the process group it talks through; torch may wait for ever where both go at once.
+    model, optimizer = accelerator.free_memory(model, optimizer)
+    accelerator.end_training()
 
 
 def training_step(

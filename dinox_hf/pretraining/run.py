@@ -172,9 +172,8 @@ class Run:
         self.saved_step = step + 1
 
     def finish(self) -> None:
-        """Close the trackers and say where things are."""
+        """Say where things are."""
         self.progress.close()
-        self.accelerator.end_training()
         if not self.accelerator.is_main_process:
             return
         if self.signals.received:
