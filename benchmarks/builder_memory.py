@@ -22,9 +22,9 @@ SIZE = 512
 HEADERS = """
 import sys
 from pathlib import Path
-from dinox_hf.data import plan
-from dinox_hf.data.pieces import peak_memory_mb
-from dinox_hf.data.pseudonyms import Pseudonyms
+from dinox_hf.data.building import plan
+from dinox_hf.data.building.pieces import peak_memory_mb
+from dinox_hf.data.building.pseudonyms import Pseudonyms
 from dinox_hf.data.sources import lidc_idri
 given = plan.Input(Path(sys.argv[1]), Path("out"), lidc_idri, (), True, False, None, Pseudonyms())
 before = peak_memory_mb()

@@ -36,7 +36,7 @@ from pathlib import Path
 
 from dinox_hf.console import run_command
 from dinox_hf.data.builder import build_dataset
-from dinox_hf.data.disk_space import MEGABYTE
+from dinox_hf.data.building.disk_space import MEGABYTE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

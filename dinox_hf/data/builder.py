@@ -13,14 +13,14 @@ from types import ModuleType
 
 from tqdm import tqdm
 
-from .assembly import assemble, built_report, remove_pieces
-from .dataset_card import render_card
-from .disk_space import state_disk_need
-from .ingest_report import make_report
-from .job_array import Job, only_assembler, only_builder
-from .pieces import CannotWriteError, Piece, build_piece
-from .plan import Input, Plan, make_plan, stop_for
-from .pseudonyms import Pseudonyms
+from .building.assembly import assemble, built_report, remove_pieces
+from .building.dataset_card import render_card
+from .building.disk_space import state_disk_need
+from .building.ingest_report import make_report
+from .building.job_array import Job, only_assembler, only_builder
+from .building.pieces import CannotWriteError, Piece, build_piece
+from .building.plan import Input, Plan, make_plan, stop_for
+from .building.pseudonyms import Pseudonyms
 from .readers.files import require_input
 from .sources import lidc_idri
 from .volume import Rejection

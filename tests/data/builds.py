@@ -10,7 +10,7 @@ import numpy as np
 from datasets import load_dataset
 
 from dinox_hf.data.builder import build_dataset
-from dinox_hf.data.pieces import peak_memory_mb
+from dinox_hf.data.building.pieces import peak_memory_mb
 from tests.data.scans import nodule_xml, sphere_hu, square, write_series, write_xml
 
 # What changes names on the disk. rmtree is made of these as well.

@@ -10,10 +10,10 @@ import yaml
 from datasets import load_dataset
 
 from dataset_scripts.build_lidc_idri import main
-from dinox_hf.data import pieces
 from dinox_hf.data.builder import build_dataset
-from dinox_hf.data.dataset_card import render_card
-from dinox_hf.data.ingest_report import split_of
+from dinox_hf.data.building import pieces
+from dinox_hf.data.building.dataset_card import render_card
+from dinox_hf.data.building.ingest_report import split_of
 from dinox_hf.data.readers.dicom import Stack
 from dinox_hf.data.schema import MARK_FEATURES
 from dinox_hf.data.sources.lidc_idri import collection_of
@@ -392,7 +392,7 @@ def test_a_salt_where_it_could_be_published_is_refused(raw, tmp_path, place):
 
 
 def test_both_sizes_are_printed_and_what_is_built_does_not_count_again(raw, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("dinox_hf.data.disk_space.MEGABYTE", 1)
+    monkeypatch.setattr("dinox_hf.data.building.disk_space.MEGABYTE", 1)
     build_dataset(raw, tmp_path / "out", num_shards=3, shard_index=0)
     build_dataset(raw, tmp_path / "out", num_shards=3, shard_index=1)
     first, second = (line for line in capsys.readouterr().out.splitlines() if "Disk: about" in line)
@@ -402,7 +402,7 @@ def test_both_sizes_are_printed_and_what_is_built_does_not_count_again(raw, tmp_
 
 def test_a_small_disk_stops_before_anything_is_written(raw, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=4000)
-    monkeypatch.setattr("dinox_hf.data.disk_space.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("dinox_hf.data.building.disk_space.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(RuntimeError, match=r"should have 0 MB free; found 0 MB"):
         build_dataset(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dinox_hf.data import pieces
 from dinox_hf.data.builder import build_dataset
+from dinox_hf.data.building import pieces
 from tests.data.builds import contents, killed_build, opens, start_build, write_patient
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from .volume import Rejection
+from ..volume import Rejection
 
 MIN_SALT_BYTES = 16
 # Endings that say what a file is; any other could be a part of a name.

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from dinox_hf.data import pieces
 from dinox_hf.data.builder import build_dataset
-from dinox_hf.data.job_array import Job, only_builder
+from dinox_hf.data.building import pieces
+from dinox_hf.data.building.job_array import Job, only_builder
 from tests.data.builds import contents, killed_build, start_build, write_patient
 
 SHARES = [{"num_shards": 3, "shard_index": index} for index in range(3)]

@@ -1,7 +1,7 @@
 import pytest
 from pydicom.uid import UID
 
-from dinox_hf.data.pseudonyms import Pseudonyms
+from dinox_hf.data.building.pseudonyms import Pseudonyms
 from dinox_hf.data.volume import Rejection
 
 SALTED = Pseudonyms(b"sixteen bytes or more")

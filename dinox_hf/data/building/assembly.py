@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .durable_files import flush, write_text_whole, write_whole
+from ..durable_files import flush, write_text_whole, write_whole
+from ..schema import FEATURES, write_table
 from .pieces import Piece
-from .schema import FEATURES, write_table
 
 UNDER_WAY = """---
 configs:

@@ -7,7 +7,7 @@ from string import Template
 
 import yaml
 
-from .schema import FEATURES
+from ..schema import FEATURES
 
 COUNTED = ("patients", "series", *FEATURES)
 # What the card says of names, by whether they are salted.
@@ -88,6 +88,6 @@ def _metadata(report: dict, collection: dict[str, str]) -> dict:
 
 def _read_template() -> str:
     """The template lies beside the package in a checkout, inside it in a wheel."""
-    beside = Path(__file__).parents[2] / "model_card" / "dataset.md"
+    beside = Path(__file__).parents[3] / "model_card" / "dataset.md"
     inside = resources.files("dinox_hf") / "model_card" / "dataset.md"
     return (beside if beside.is_file() else inside).read_text(encoding="utf-8")

@@ -8,12 +8,12 @@ from types import ModuleType
 
 from tqdm import tqdm
 
+from ..readers.files import RawFile, list_files
+from ..readers.scan import Scan
+from ..readers.series import index_series, read_entry
+from ..volume import Rejection
 from .pieces import Piece, fingerprint_of, with_folders
 from .pseudonyms import Pseudonyms
-from .readers.files import RawFile, list_files
-from .readers.scan import Scan
-from .readers.series import index_series, read_entry
-from .volume import Rejection
 
 FORMAT_VERSION = 2
 

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from .durable_files import write_text_whole, write_whole
+from ..durable_files import write_text_whole, write_whole
+from ..readers.scan import Scan
+from ..schema import mark_table, nodule_table, write_slices, write_table
+from ..sources.lidc_nodules import Findings
+from ..volume import Rejection, Volume
 from .pseudonyms import Pseudonyms
-from .readers.scan import Scan
-from .schema import mark_table, nodule_table, write_slices, write_table
-from .sources.lidc_nodules import Findings
-from .volume import Rejection, Volume
 
 
 class CannotWriteError(Exception):

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from ..volume import Rejection
 from .plan import Plan
-from .volume import Rejection
 
 NOT_REPORTED = ("key", "file_bytes")  # how a piece lies on the disk of one machine
 
