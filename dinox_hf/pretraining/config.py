@@ -88,7 +88,9 @@ class ModelConfig:
 
     preset: str = "vits16"
     overrides: dict[str, Any] = field(default_factory=dict)  # fields of Dinov3CTConfig, such as patch_size
-    gradient_checkpointing: bool = False  # recompute each block in the backward pass: slower, far less memory
+    # What the backward pass computes again: nothing, all but matrix products and attention, or whole blocks. The same
+    # gradients, slower and with less memory: see docs/memory.md.
+    checkpointing: Literal["none", "selective", "block"] = "none"
     # The 7B recipe gives the CLS and register tokens of local crops a norm of their own, in training only.
     untie_local_cls_norm: bool = True
 

@@ -18,6 +18,7 @@ from ..model.modeling_dinov3_ct import Dinov3CTModel
 from .config import HeadConfig, PretrainConfig
 from .ema import ema_update_
 from .projection_head import ProjectionHead
+from .recomputation import recompute
 from .schedules import StepValues
 
 NUM_GLOBAL_CROPS = 2
@@ -108,8 +109,7 @@ class SelfDistillation(nn.Module):
         self.weights = config.losses
         self.gram = config.gram
         self.student = DistillationNetwork(config, backbone)
-        if config.model.gradient_checkpointing:
-            self.student.backbone.activation_checkpointing_enable()
+        recompute(self.student.backbone, config.model.checkpointing)
         self.teacher = DistillationNetwork(config, backbone)
         has_snapshot = config.gram.first_step is not None and config.gram.teacher == "snapshot"
         self.gram_teacher = Dinov3CTModel(backbone) if has_snapshot else None

@@ -51,7 +51,7 @@ def work(rank, folder):
     found["groups"] = torch.frombuffer(bytearray("\n".join(groups_of(model)).encode()), dtype=torch.uint8)
     found |= {f"alone/{name}": tensor for name, tensor in parts_called_alone(model).items()}
     found["resumed_apart"] = save_and_resume(accelerator, rank, folder, model, optimizer)
-    _, _, results = step_on_a_process(accelerator, rank, 2, "--model.gradient_checkpointing=true")
+    _, _, results = step_on_a_process(accelerator, rank, 2, "--model.checkpointing=block")
     found |= {f"fsdp/recomputed/{name}": tensor for name, tensor in results.items()}
     # Last, because it stays with the accelerator: bfloat16 compute on float32 shards.
     accelerator.state._mixed_precision, accelerator.native_amp = "bf16", True

@@ -66,7 +66,7 @@ def test_lists_null_and_free_groups_pass(tmp_path):
         ("--crops=4", r"`crops` must be a group of fields; found 4"),
         ("--crops.global_scale=[1]", r"a list of 2; found \[1\]"),
         ("--batch.size=true", r"`batch.size` must be of type int; found True"),
-        ("--model.gradient_checkpointing=1", r"must be true or false; found 1"),
+        ("--model.untie_local_cls_norm=1", r"must be true or false; found 1"),
         ("--seed=null", r"`seed` must be of type int; found None"),
         ("--data.z_strid=2", r"no field `data.z_strid`. Did you mean `data.z_stride`"),
         ("--data.z_stride=0", r"data.z_stride must be >= 1; found 0"),
