@@ -1,12 +1,13 @@
-"""Pretrain a backbone: accelerate launch training/pretrain.py [CONFIG.yaml] [--resume | --resume=auto] [--a.b=c …].
+"""Pretrain a backbone: accelerate launch training/pretrain.py [CONFIG.yaml] [--resume | --resume auto] [--a.b=c …].
 
 Without a configuration file it runs the phantom preset, training/configs/quickstart.yaml. `--resume` continues the run
-in the folder `output`; `--resume=auto` does so if there is one and starts it otherwise. `--init NAME` starts from
+in the folder `output`; `--resume auto` does so if there is one and starts it otherwise. `--init NAME` starts from
 released weights: an id on the Hub, such as facebook/dinov3-vitl16-pretrain-lvd1689m, or a folder.
 """
 
 import sys
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -151,10 +152,11 @@ def build_loader(config: PretrainConfig, accelerator: Accelerator) -> PretrainLo
 
 
 def read_arguments(arguments: list[str]) -> tuple[PretrainConfig, Resume]:
-    """`[CONFIG.yaml] [--resume | --resume=auto] [--init NAME] [--a.b=c …]`, in any order."""
+    """`[CONFIG.yaml] [--resume | --resume auto] [--init NAME] [--a.b=c …]`, in any order."""
     if "--init" in arguments:
-        at = arguments.index("--init")
-        arguments = [*arguments[:at], "=".join(arguments[at : at + 2]), *arguments[at + 2 :]]
+        arguments = _joined(arguments, arguments.index("--init"))
+    if ("--resume", "auto") in pairwise(arguments):
+        arguments = _joined(arguments, arguments.index("--resume"))
     resume = {"--resume": "always", "--resume=auto": "auto"}
     files = [argument for argument in arguments if not argument.startswith("--")]
     if len(files) > 1:
@@ -162,6 +164,11 @@ def read_arguments(arguments: list[str]) -> tuple[PretrainConfig, Resume]:
     overrides = [argument for argument in arguments if argument.startswith("--") and argument not in resume]
     config = load_config(PretrainConfig, files[0] if files else PHANTOM_PRESET, overrides)
     return config, next((resume[argument] for argument in arguments if argument in resume), "never")
+
+
+def _joined(arguments: list[str], at: int) -> list[str]:
+    """`--name value` as `--name=value`."""
+    return [*arguments[:at], "=".join(arguments[at : at + 2]), *arguments[at + 2 :]]
 
 
 def command() -> None:

@@ -32,6 +32,12 @@ def write_text_whole(path: Path, text: str) -> None:
     write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
+def delete_unfinished(folder: Path) -> None:
+    """Delete what killed processes were writing into a folder."""
+    for path in folder.glob(f"*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
 def flush(path: Path) -> None:
     """Wait until a file's bytes, or the names in a folder, are on the disk: a rename alone may survive its bytes."""
     descriptor = os.open(path, os.O_RDONLY)

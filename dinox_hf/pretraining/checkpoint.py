@@ -4,21 +4,23 @@
 |----------------------------|----------------------------------------------------------------------|
 | backbone/                  | the teacher's backbone and its processor, for `from_pretrained`      |
 | training.safetensors       | student, teacher heads, gram teacher, optimizer, monitor             |
-| state.json                 | number of updates done                                               |
+| state.json                 | number of updates done; size and checksum of every other file        |
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..data.durable_files import flush
+from .checkpoint_folders import checkpoints, clear_away, discard, rotate, seal
 from .sharding import placed_like, whole
 
 _TEACHER_BACKBONE = "teacher.backbone."
@@ -27,8 +29,8 @@ _OPTIMIZER = "optimizer."
 
 def latest_checkpoint(run_folder: Path) -> Path | None:
     """The complete checkpoint with the highest step, or None."""
-    complete = [state.parent for state in run_folder.glob("checkpoints/step_*/state.json")]
-    return max(complete, key=lambda folder: int(folder.name.removeprefix("step_")), default=None)
+    complete = [folder for folder in checkpoints(run_folder) if (folder / "state.json").is_file()]
+    return complete[-1] if complete else None
 
 
 def save_checkpoint(
@@ -67,21 +69,21 @@ def save_checkpoint(
     moments = _gathered(_moments(model, optimizer), is_writer)
     if not is_writer:
         return folder
-    shutil.rmtree(building, ignore_errors=True)
+    clear_away(run_folder)
     try:
         _write(building, step, model.teacher.backbone, processor, weights, moments | (extra or {}))
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            discard(folder)
         building.rename(folder)
-    except OSError as error:
+        for parent in (folder.parent, run_folder):
+            flush(parent)
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         shutil.rmtree(building, ignore_errors=True)
         raise RuntimeError(
             f"Expected to write checkpoint {folder}; found: {error}. Earlier checkpoints are untouched: free some "
             f"space, then continue with --resume."
         ) from error
-    _sync(folder.parent)
-    for old in sorted(run_folder.glob("checkpoints/step_*"))[:-keep]:
-        if keep_every is None or int(old.name.removeprefix("step_")) % keep_every:
-            shutil.rmtree(old)
+    rotate(run_folder, step, keep, keep_every)
     return folder
 
 
@@ -123,9 +125,7 @@ def _write(
     processor.save_pretrained(folder / "backbone")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights | others).items()}
     save_file(tensors, folder / "training.safetensors")
-    (folder / "state.json").write_text(json.dumps({"step": step}))
-    for path in folder.rglob("*"):
-        _sync(path)
+    seal(folder, step)
 
 
 def _moments(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -161,12 +161,3 @@ def _refuse_other_weights(folder: Path, expected: dict[str, Tensor], found: dict
 def _some(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "") if names else "none"
-
-
-def _sync(path: Path) -> None:
-    """Ask the operating system to put a file or folder onto the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from ..model.checkpoint_keys import load_weights
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from .checkpoint import latest_checkpoint
+from .checkpoint_folders import refuse_damage
 from .config import InitConfig, PretrainConfig
 from .released_weights import ReleasedWeights, read_weights, refuse_other_architecture
 from .self_distillation import SelfDistillation
@@ -100,6 +101,7 @@ def _continue_run(config: PretrainConfig, model: SelfDistillation, tell: Callabl
     init, folder = config.init, Path(config.init.from_run)
     _refuse_own_folder(folder, Path(config.output))
     checkpoint = _checkpoint_of(folder, init.step, "init.step")
+    refuse_damage(checkpoint)
     _refuse_other_run(folder, config)
     tensors = _all_tensors(checkpoint)
     teacher = _with_prefix(tensors, "teacher.")
@@ -110,6 +112,7 @@ def _continue_run(config: PretrainConfig, model: SelfDistillation, tell: Callabl
     origin = _origin_of(folder, checkpoint, init)
     if model.gram_teacher is not None:
         anchor = _checkpoint_of(folder, init.gram_step, "init.gram_step") if init.gram_step else checkpoint
+        refuse_damage(anchor)
         load_weights(model.gram_teacher, load_file(anchor / "backbone" / "model.safetensors"))
         origin["gram_teacher_step"] = _step_of(anchor)
     told = "Student and teacher start as the teacher" if init.take == "teacher" else "Student and teacher go on as"

@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 from transformers.image_utils import PILImageResampling
 
 from ..data.batches import PretrainBatch
+from ..data.durable_files import delete_unfinished
 from ..data.loader import PretrainLoader
 from ..data.stream_loader import StreamLoader
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint_folders import set_newer_aside
 from .config import PretrainConfig
 from .health import Health
 from .pictures import draw_slices, teacher_view
@@ -96,6 +98,7 @@ class Run:
                 accelerator.print(note)
             self.first_step, extra = load_checkpoint(checkpoint, self.model, self.optimizer)
             self.health.load_state(extra)
+        _refuse_different_steps(gather_object([self.first_step]))
         accelerator.wait_for_everyone()  # all have read run.yaml, which the first process writes anew
         self._open_folder()
         self.speed = SpeedMeter(loader.images_per_step, self.first_step)
@@ -158,6 +161,9 @@ class Run:
         if self.saved_step == step + 1:
             return
         self.health.settle()
+        if self.accelerator.is_main_process:
+            self.metrics_file.flush()
+            self.health.file.flush()
         save_checkpoint(
             self.folder,
             step + 1,
@@ -196,6 +202,8 @@ class Run:
         main = self.accelerator.is_main_process
         if main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            delete_unfinished(self.folder)
+            set_newer_aside(self.folder, self.first_step, print)
             write_run_yaml(
                 self.folder, self.config, self.accelerator, self.model.student.backbone, self.loader, self.origin
             )
@@ -238,3 +246,12 @@ class Run:
         broadcast_object_list(agreed)
         self.signals.received = agreed[0]
         return self.signals.received is not None
+
+
+def _refuse_different_steps(steps: list[int]) -> None:
+    """Each process looks for the newest checkpoint itself; a slow shared file system may show each another one."""
+    if len(set(steps)) > 1:
+        raise RuntimeError(
+            f"Expected all processes to go on from the same step; found {steps}, by process. Wait until every machine "
+            f"sees the same files in the run folder, then start again with --resume."
+        )

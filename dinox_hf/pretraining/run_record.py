@@ -13,8 +13,10 @@ from ..data.durable_files import write_text_whole
 from ..data.loader import PretrainLoader
 from ..data.stream_loader import StreamLoader
 from .checkpoint import latest_checkpoint
+from .checkpoint_folders import newest_whole
 from .config import PretrainConfig
 from .config_file import flat, to_dict
+from .tracking import say_once
 
 Resume = Literal["never", "always", "auto"]
 
@@ -31,24 +33,29 @@ _FREE_TO_CHANGE = {
 def prepare_folder(config: PretrainConfig, resume: Resume = "never") -> Path | None:
     """Check the run folder before anything costs time; returns the checkpoint to continue from, if any.
 
+    That is the newest one whose files are as they were written. One that is damaged is passed over, and said.
+
     Raises:
         ValueError: the folder holds a run and `resume` is "never", or holds none and it is "always", or the run there
             was made with another configuration.
+        RuntimeError: its checkpoints are all damaged, or its run.yaml is.
     """
     folder = Path(config.output)
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint is None and resume == "always":
+    if resume == "never":
+        if earlier := latest_checkpoint(folder):
+            raise ValueError(
+                f"Expected a new run folder; found {earlier.name} of an earlier run in {folder}. Continue it with "
+                f"--resume, or write elsewhere with --output=…."
+            )
+        return None
+    checkpoint = newest_whole(folder, say_once)
+    if checkpoint is not None:
+        _refuse_other_configuration(config, folder / "run.yaml")
+    elif resume == "always":
         raise ValueError(
             f"--resume expects a complete checkpoint under {folder / 'checkpoints'}; found none. Start the run "
             f"without --resume, or name its folder with --output=…."
         )
-    if checkpoint is not None and resume == "never":
-        raise ValueError(
-            f"Expected a new run folder; found {checkpoint.name} of an earlier run in {folder}. Continue it with "
-            f"--resume, or write elsewhere with --output=…."
-        )
-    if checkpoint is not None:
-        _refuse_other_configuration(config, folder / "run.yaml")
     return checkpoint
 
 
@@ -81,11 +88,10 @@ def write_run_yaml(
 
 def refuse_other_data(folder: Path, loader: PretrainLoader | StreamLoader) -> None:
     """The folder of the data may move; what lies in it may not change under a run: ValueError if it did."""
-    run_yaml = folder / "run.yaml"
-    before = yaml.safe_load(run_yaml.read_text()).get("lineage", {}).get("data_fingerprint")
+    before = _read(folder / "run.yaml")["lineage"].get("data_fingerprint")
     if before != loader.fingerprint:
         raise ValueError(
-            f"--resume expects the slices with fingerprint {before} that {run_yaml} records; found "
+            f"--resume expects the slices with fingerprint {before} that {folder / 'run.yaml'} records; found "
             f"{loader.fingerprint} in {loader.source}. Name the run's own data with --data.folder=…, or "
             f"start a new run with --output=…."
         )
@@ -100,7 +106,7 @@ def refuse_other_batch(folder: Path, loader: PretrainLoader | StreamLoader) -> s
     Raises:
         ValueError: if a step would see more or fewer slices than before.
     """
-    before = yaml.safe_load((folder / "run.yaml").read_text())["lineage"]
+    before = _read(folder / "run.yaml")["lineage"]
     found = f"batch.size {loader.batch_size} x batch.accumulate {loader.accumulate} x {loader.world_size} processes"
     if loader.images_per_step != before["images_per_step"]:
         raise ValueError(
@@ -117,7 +123,7 @@ def refuse_other_batch(folder: Path, loader: PretrainLoader | StreamLoader) -> s
 
 
 def _refuse_other_configuration(config: PretrainConfig, run_yaml: Path) -> None:
-    before, now = _fixed(yaml.safe_load(run_yaml.read_text())), _fixed(to_dict(config))
+    before, now = _fixed(_read(run_yaml)), _fixed(to_dict(config))
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         shown = "; ".join(f"{name}: {before.get(name)} became {now[name]}" for name in changed)
@@ -125,6 +131,20 @@ def _refuse_other_configuration(config: PretrainConfig, run_yaml: Path) -> None:
             f"--resume expects the configuration in {run_yaml}; found a change in {shown}. Give the same file and "
             f"overrides as at the start, or start a new run with --output=…."
         )
+
+
+def _read(run_yaml: Path) -> dict[str, object]:
+    """What a run wrote down when it began."""
+    try:
+        record = yaml.safe_load(run_yaml.read_text())
+    except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError):
+        record = None
+    if not isinstance(record, dict) or "lineage" not in record:
+        raise RuntimeError(
+            f"--resume expects {run_yaml}, which says what the checkpoints beside it depend on; found none, or one "
+            f"that is damaged. Bring it back from a copy, or start a new run with --output=…."
+        )
+    return record
 
 
 def _fixed(values: dict[str, object]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from ..data.durable_files import write_text_whole
+from ..data.durable_files import flush, write_text_whole
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 _PROJECT = "dinox-hf"
@@ -21,20 +21,36 @@ class JsonLines:
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() and last_step > 0 else []
+        is_known = path.is_file() and last_step > 0
+        lines = path.read_text(errors="replace").splitlines(keepends=True) if is_known else []
         # Whole or not at all: a second kill just now must not take the log of two weeks with it.
         write_text_whole(path, "".join(line for line in lines if _step_of(line) <= last_step))
 
     def append(self, record: dict[str, object]) -> None:
-        """Add one line; it is on its way to the disk when this returns."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add one line; it is on its way to the disk when this returns.
+
+        Raises:
+            RuntimeError: the disk refused.
+        """
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise RuntimeError(
+                f"Expected to add a line to {self.path}; found: {error}. Free some space, then go on from the last "
+                f"checkpoint with --resume."
+            ) from error
+
+    def flush(self) -> None:
+        """Wait until all lines are on the disk: a checkpoint that outlives a power cut has its log with it."""
+        if self.path.exists():
+            flush(self.path)
 
 
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+    except (json.JSONDecodeError, KeyError, TypeError):
         return float("inf")  # the half line of a killed run
 
 

@@ -256,3 +256,22 @@ def test_arguments_come_in_any_order(tmp_path):
     config, resume = script.read_arguments(["--seed=3", str(path), "--resume=auto"])
     assert (config.steps, config.seed, resume) == (7, 3, "auto")
     assert script.read_arguments([])[0].output == "outputs/quickstart/run"
+
+
+@pytest.mark.parametrize(
+    ("words", "meaning"),
+    [
+        ([], "never"),
+        (["--resume"], "always"),
+        (["--resume", "auto"], "auto"),
+        (["--resume=auto"], "auto"),
+        (["--resume", "--seed=3"], "always"),
+    ],
+)
+def test_resume_is_spelled_with_a_space_or_an_equals_sign(words, meaning, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("steps: 7")
+    for arguments in ([str(path), *words], [*words, "--log_every=5", str(path)]):
+        config, resume = script.read_arguments(arguments)
+        assert (config.steps, resume) == (7, meaning)
+    assert script.read_arguments(["--resume", str(path)])[1] == "always"

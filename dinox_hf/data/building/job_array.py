@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from ..durable_files import UNFINISHED
+from ..durable_files import delete_unfinished
 
 NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -73,7 +73,7 @@ def only_builder(out: Path, job: Job) -> Iterator[None]:
                 )
         lock = _take(building / "locks" / job.lock_name, wait=False)
         if not running:
-            _remove_litter(building)
+            delete_unfinished(building / "pieces")
     worth_keeping = "pieces/*.slices.parquet"
     try:
         yield
@@ -154,9 +154,3 @@ def _running_jobs(building: Path) -> dict[str, str]:
             path.unlink()
             file.close()
     return running
-
-
-def _remove_litter(building: Path) -> None:
-    """What a killed run was writing."""
-    for path in building.glob(f"pieces/*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
