@@ -2,7 +2,8 @@
 
 Without a configuration file it runs the phantom preset, training/configs/quickstart.yaml. `--resume` continues the run
 in the folder `output`; `--resume auto` does so if there is one and starts it otherwise. `--init NAME` starts from
-released weights: an id on the Hub, such as facebook/dinov3-vitl16-pretrain-lvd1689m, or a folder.
+released weights: an id on the Hub, such as facebook/dinov3-vitl16-pretrain-lvd1689m, or a folder; with `--lora={}`
+those stay as they are and adapters learn.
 """
 
 import sys
@@ -27,6 +28,7 @@ from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
 from dinox_hf.pretraining.feasibility import refuse_too_few_slices, refuse_what_cannot_work
 from dinox_hf.pretraining.initialization import initialize, recorded_origin, take_moments
+from dinox_hf.pretraining.low_rank import add_adapters
 from dinox_hf.pretraining.optimizer import build_optimizer, clip_gradients, set_step_values, step_if_finite
 from dinox_hf.pretraining.run import Run, hint_at_idle_cores, reseed, resolve_precision
 from dinox_hf.pretraining.run_record import Resume, prepare_folder
@@ -54,6 +56,10 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
 
     reseed(config.seed, step=0, rank=0)  # all processes start from the same weights
     model = SelfDistillation(config)
+    # From the run before or from released weights, where the configuration says so; a resumed run has its own.
+    origin = recorded_origin(config.output) if checkpoint else initialize(config, model, accelerator.print)
+    if config.lora:
+        add_adapters(model, config.lora, accelerator.print)
     optimizer = build_optimizer(
         model.student.named_parameters(),
         depth=model.student.backbone.config.num_hidden_layers,
@@ -62,8 +68,6 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
         betas=(config.optimizer.beta1, config.optimizer.beta2),
     )
     schedule = Schedule(config, images_per_step=loader.images_per_step)
-    # From the run before or from released weights, where the configuration says so; a resumed run has its own.
-    origin = recorded_origin(config.output) if checkpoint else initialize(config, model, accelerator.print)
     # Accelerate takes one module under FSDP2, so student and teachers travel together and shard alike.
     model, optimizer = prepare(accelerator, model, optimizer)
     if not checkpoint:

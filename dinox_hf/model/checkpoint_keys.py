@@ -5,6 +5,7 @@ layout fuses queries, keys and values, and calls register tokens "storage tokens
 """
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,26 @@ def load_weights(model: nn.Module, weights: StateDict) -> None:
     # A model without registers still has an empty weight for them; Meta's has none.
     empty = {name: value for name, value in expected.items() if value.numel() == 0}
     found = empty | without_zero_key_biases(to_ours(weights), expected)
+    mend = (
+        "Build the model with the checkpoint's configuration: depth, registers, use_gated_mlp, layerscale_value and "
+        "biases decide which weights exist."
+    )
+    refuse_other_tensors("The checkpoint", expected, found, mend)
+    model.load_state_dict(found)
+
+
+def refuse_other_tensors(holder: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], mend: str) -> None:
+    """Weights are taken all or none: names and shapes have to agree.
+
+    Args:
+        holder: what was read, to begin the message with.
+        expected: of the model.
+        found: what was read.
+        mend: one sentence on what to change.
+
+    Raises:
+        ValueError: naming each tensor that is missing, left over, or of another shape.
+    """
     problems = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
     problems += [f"unexpected: {name}" for name in sorted(found.keys() - expected.keys())]
     problems += [
@@ -54,11 +75,9 @@ def load_weights(model: nn.Module, weights: StateDict) -> None:
     ]
     if problems:
         raise ValueError(
-            f"The checkpoint should hold exactly the {len(expected)} weights of the model; found {len(problems)} "
-            f"differences:\n  " + "\n  ".join(problems) + "\nBuild the model with the checkpoint's "
-            "configuration: depth, registers, use_gated_mlp, layerscale_value and biases decide which weights exist."
+            f"{holder} should hold exactly the {len(expected)} tensors of the model; found {len(problems)} "
+            f"differences:\n  " + "\n  ".join(problems) + f"\n{mend}"
         )
-    model.load_state_dict(found)
 
 
 def to_ours(weights: StateDict) -> StateDict:

@@ -3,13 +3,16 @@
 | checkpoints/step_00000300/ | holds                                                                |
 |----------------------------|----------------------------------------------------------------------|
 | backbone/                  | the teacher's backbone and its processor, for `from_pretrained`      |
+| backbone_adapter/          | with LoRA: the teacher's adapter, in PEFT's layout                   |
 | training.safetensors       | student, teacher heads, gram teacher, optimizer, monitor             |
 | state.json                 | number of updates done; size and checksum of every other file        |
+
+With LoRA `backbone/` is merged, and a resumed run takes the teacher's adapter from training.safetensors and the frozen
+weights, which all networks share, from the student.
 """
 
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -20,10 +23,12 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.durable_files import flush
+from ..model.checkpoint_keys import refuse_other_tensors
 from .checkpoint_folders import checkpoints, clear_away, discard, rotate, seal
+from .low_rank import adapter_config, is_adapter, merged, save_adapter
 from .sharding import placed_like, whole
 
-_TEACHER_BACKBONE = "teacher.backbone."
+_STUDENT_BACKBONE, _TEACHER_BACKBONE = "student.backbone.", "teacher.backbone."
 _OPTIMIZER = "optimizer."
 
 
@@ -94,13 +99,20 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tup
         ValueError: the checkpoint holds other tensors than this model.
     """
     tensors = load_file(folder / "training.safetensors")
-    backbone = load_file(folder / "backbone" / "model.safetensors")
+    if adapter_config(model.teacher.backbone) is None:
+        backbone = load_file(folder / "backbone" / "model.safetensors")
+    else:
+        student = {name: tensor for name, tensor in tensors.items() if name.startswith(_STUDENT_BACKBONE)}
+        backbone = {name.removeprefix(_STUDENT_BACKBONE): t for name, t in student.items() if not is_adapter(name)}
     tensors |= {_TEACHER_BACKBONE + name: tensor for name, tensor in backbone.items()}
     expected = model.state_dict()
     weights = {name: tensors.pop(name) for name in expected if name in tensors}
-    _refuse_other_weights(folder, expected, weights)
+    mend = "Resume with the configuration in the run's run.yaml, or start a new run with another `output`."
+    refuse_other_tensors(str(folder), expected, weights, mend)
     model.load_state_dict({name: placed_like(tensor, expected[name]) for name, tensor in weights.items()})
     for name, parameter in model.student.named_parameters():
+        if not parameter.requires_grad:
+            continue
         prefix = f"{_OPTIMIZER}{name}|"
         state = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
         optimizer.state[parameter] = {
@@ -121,6 +133,10 @@ def _write(
 ) -> None:
     of_backbone = {name: weights.pop(name) for name in list(weights) if name.startswith(_TEACHER_BACKBONE)}
     published = {name.removeprefix(_TEACHER_BACKBONE): tensor for name, tensor in of_backbone.items()}
+    if config := adapter_config(backbone):
+        weights |= {name: tensor for name, tensor in of_backbone.items() if is_adapter(name)}
+        save_adapter(folder / "backbone_adapter", published, config)
+        published = merged(published, config)
     backbone.save_pretrained(folder / "backbone", state_dict=published)
     processor.save_pretrained(folder / "backbone")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights | others).items()}
@@ -145,19 +161,3 @@ def _gathered(tensors: dict[str, Tensor], is_writer: bool) -> dict[str, Tensor]:
         if is_writer:
             found[name] = full.detach().cpu()
     return found
-
-
-def _refuse_other_weights(folder: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    missing = sorted(set(expected) - set(found))
-    reshaped = [name for name in found if found[name].shape != expected[name].shape]
-    if missing or reshaped:
-        raise ValueError(
-            f"Expected {folder} to hold every tensor of this model; found {len(missing)} missing "
-            f"({_some(missing)}) and {len(reshaped)} of another shape ({_some(reshaped)}). Resume with the "
-            f"configuration in the run's run.yaml, or start a new run with another `output`."
-        )
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "") if names else "none"

@@ -8,6 +8,7 @@ from ..data.expectation import expect
 from ..data.intensity.ct import IntensityConfig
 from ..data.masking import MaskingConfig
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
+from .low_rank import LowRankConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +273,9 @@ class PretrainConfig:
     trackers: tuple[str, ...] = ("tensorboard",)
 
     init: InitConfig = field(default_factory=InitConfig)
+    lora: LowRankConfig | None = (
+        None  # adapters learn in place of the backbone that `init` names; null: all of it learns
+    )
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -16,6 +16,7 @@ def refuse_what_cannot_work(config: PretrainConfig) -> None:
         _check_head(name, head)
     _check_gram(config)
     _check_masks(config)
+    _check_lora(config)
 
 
 def refuse_too_few_slices(config: PretrainConfig, num_slices: int, num_processes: int) -> None:
@@ -102,3 +103,14 @@ def _check_gram_crops(crops: CropsConfig, is_read: bool) -> None:
     needed = f">= crops.global_size, which is {crops.global_size}"
     hint = "null lets the gram teacher see the global crops; the recipe takes twice their size"
     expect(crops.gram_size >= crops.global_size, "crops.gram_size", needed, crops.gram_size, hint)
+
+
+def _check_lora(config: PretrainConfig) -> None:
+    """Adapters adapt something; and they are drawn anew, so nothing that belongs to others can come along."""
+    if config.lora is None:
+        return
+    is_trained = config.init.from_run is not None or config.init.weights is not None
+    hint = "name weights with --init, or leave `lora` out: frozen random weights would learn little"
+    expect(is_trained, "init.weights", "a trained backbone with `lora`", None, hint)
+    hint = "with `teacher` the run before is merged into plain weights and adapted anew"
+    expect(config.init.take == "teacher", "init.take", "teacher with `lora`", config.init.take, hint)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..model.checkpoint_keys import load_weights
+from ..model.checkpoint_keys import load_weights, refuse_other_tensors
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from .checkpoint import latest_checkpoint
 from .checkpoint_folders import refuse_damage
@@ -89,10 +89,11 @@ def _start_from(
         if network.local_cls_norm is not None:  # as untied norms begin: equal to the norm that they part from
             network.local_cls_norm.load_state_dict(network.backbone.norm.state_dict())
     tell(f"Backbones start from {weights.name}; the heads are drawn anew.")
-    if config.optimizer.lr > HIGHEST_USUAL_LR:
+    if config.lora is None and config.optimizer.lr > HIGHEST_USUAL_LR:
         tell(
             f"optimizer.lr={config.optimizer.lr} suits random weights and may wipe out these. The recipe goes on from "
-            f"trained weights with 1.25e-5 to 3e-5; training/configs/vitl16_adapt.yaml is an example."
+            f"trained weights with 1.25e-5 to 3e-5; training/configs/vitl16_adapt.yaml is an example. With "
+            f"--lora={{}} they stay as they are, and adapters learn."
         )
     return {"weights": weights.name, **weights.provenance}
 
@@ -103,11 +104,13 @@ def _continue_run(config: PretrainConfig, model: SelfDistillation, tell: Callabl
     checkpoint = _checkpoint_of(folder, init.step, "init.step")
     refuse_damage(checkpoint)
     _refuse_other_run(folder, config)
+    _refuse_adapted_student(folder, init)
     tensors = _all_tensors(checkpoint)
     teacher = _with_prefix(tensors, "teacher.")
     student = _with_prefix(tensors, "student.") if init.take == "everything" else teacher
     for name, network, found in (("teacher", model.teacher, teacher), ("student", model.student, student)):
-        _refuse_other_tensors(checkpoint, name, network.state_dict(), found)
+        mend = "Give both runs the same model, dino_head and ibot_head."
+        refuse_other_tensors(f"The {name} in {checkpoint}", network.state_dict(), found, mend)
         network.load_state_dict(found)
     origin = _origin_of(folder, checkpoint, init)
     if model.gram_teacher is not None:
@@ -164,27 +167,21 @@ def _refuse_other_run(folder: Path, config: PretrainConfig) -> None:
     refuse_other_architecture(ReleasedWeights(str(folder), {}, names, {}), config.model.backbone())
 
 
-def _refuse_other_tensors(
-    checkpoint: Path, network: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
-) -> None:
-    problems = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"unexpected: {name}" for name in sorted(found.keys() - expected.keys())]
-    problems += [
-        f"{name}: expected {tuple(expected[name].shape)}, found {tuple(found[name].shape)}"
-        for name in sorted(expected.keys() & found.keys())
-        if expected[name].shape != found[name].shape
-    ]
-    if problems:
+def _refuse_adapted_student(folder: Path, init: InitConfig) -> None:
+    if init.take == "everything" and _run_yaml(folder).get("lora"):
         raise ValueError(
-            f"The {network} in {checkpoint} should hold exactly the tensors of this run's; found {len(problems)} "
-            f"differences:\n  " + "\n  ".join(problems) + "\nGive both runs the same model, dino_head and ibot_head."
+            f"init.take should be teacher where the run before has `lora`; found everything, and {folder} has. Its "
+            f"teacher's adapters are merged into plain weights; the student's, and their moments, belong to that run "
+            f"alone. Leave init.take out."
         )
 
 
 def _all_tensors(checkpoint: Path) -> dict[str, Tensor]:
     backbone = load_file(checkpoint / "backbone" / "model.safetensors")
     named = {f"teacher.backbone.{name}": tensor for name, tensor in backbone.items()}
-    return load_file(checkpoint / "training.safetensors") | named
+    others = load_file(checkpoint / "training.safetensors")
+    # With LoRA the teacher's adapters stand there too; they are in its backbone already.
+    return {name: tensor for name, tensor in others.items() if not name.startswith("teacher.backbone.")} | named
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from .checkpoint import latest_checkpoint
 from .checkpoint_folders import newest_whole
 from .config import PretrainConfig
 from .config_file import flat, to_dict
+from .low_rank import num_parameters
 from .tracking import say_once
 
 Resume = Literal["never", "always", "auto"]
@@ -76,7 +77,7 @@ def write_run_yaml(
         "precision": {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
         "num_processes": accelerator.num_processes,
         "images_per_step": loader.images_per_step,
-        "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "backbone_parameters": num_parameters(backbone),
         "data_fingerprint": loader.fingerprint,
         "data_num_slices": loader.num_slices,
         # What the first weights came from, for their licence; null: a random draw.

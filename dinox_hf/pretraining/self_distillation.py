@@ -261,7 +261,10 @@ class SelfDistillation(nn.Module):
     @torch.no_grad()
     def update_teachers(self, values: StepValues, is_finite: Tensor) -> None:
         """Teacher: moving average of the student's parameters. Gram teacher: a copy of the teacher when it is due."""
-        ema_update_(self.teacher.parameters(), self.student.parameters(), values.ema_momentum, is_finite)
+        pairs = zip(self.teacher.parameters(), self.student.parameters(), strict=True)
+        # With LoRA the rest is frozen, and the same in both.
+        trained = [(teacher, student) for teacher, student in pairs if student.requires_grad]
+        ema_update_(*zip(*trained, strict=True), values.ema_momentum, is_finite)
         if values.refresh_gram_teacher:
             self.refresh_gram_teacher()
 

@@ -89,7 +89,8 @@ def take_step(
 def results_of(model: SelfDistillation, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     """What two ways through one step are compared by: metrics, clipped gradients, weights of student and teacher."""
     found = {f"metric/{name}": value for name, value in metrics.items()}
-    found |= {f"gradient/{name}": whole(parameter.grad) for name, parameter in model.student.named_parameters()}
+    trained = [(name, parameter) for name, parameter in model.student.named_parameters() if parameter.requires_grad]
+    found |= {f"gradient/{name}": whole(parameter.grad) for name, parameter in trained}
     return found | {f"weight/{name}": whole(tensor).clone() for name, tensor in model.state_dict().items()}
 
 
