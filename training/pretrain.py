@@ -78,6 +78,7 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
         reseed(config.seed, step, accelerator.process_index)
         metrics, targets = training_step(accelerator, model, optimizer, micro_batches, schedule(step))
         run.watch(step, micro_batches, metrics, targets)
+        del micro_batches, targets  # gigabytes, which the next step needs
         if run.due("log", step):
             run.log(step, metrics)
         if run.due("picture", step):

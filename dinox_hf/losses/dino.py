@@ -1,9 +1,8 @@
 """DINO loss: every crop of a slice, however small, should look to the student as the whole does to the teacher."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .cross_entropy import cross_entropy
 from .precision import outside_autocast
 
 
@@ -49,9 +48,5 @@ def dino_loss(
             f"dino_loss with ignore_diagonal expects at least two crops on one side; found {num_student} student and "
             f"{num_teacher} teacher crops. Use two global crops, or ignore_diagonal=False."
         )
-    log_probs = F.log_softmax(student_logits.float() / student_temperature, dim=-1)
-    cross_entropy = -torch.einsum("sbk,tbk->st", log_probs, teacher_probs.float())
-    total = cross_entropy.sum()
-    if ignore_diagonal:
-        total = total - cross_entropy.diagonal().sum()
-    return total / (num_images * num_pairs)
+    pairs = tuple(tuple(not (ignore_diagonal and s == t) for t in range(num_teacher)) for s in range(num_student))
+    return cross_entropy(student_logits, teacher_probs, student_temperature, pairs).sum() / (num_images * num_pairs)

@@ -1,8 +1,8 @@
 """iBOT loss: from what surrounds a hidden patch, the student says what the teacher sees in it."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from .cross_entropy import cross_entropy
 from .precision import outside_autocast
 
 
@@ -38,9 +38,8 @@ def ibot_loss(
             f"{tuple(student_logits.shape)} and {tuple(teacher_probs.shape)} for {num_masked} masked patches. "
             f"Select the rows of both with the same masks: patch_logits[masks]."
         )
-    log_probs = F.log_softmax(student_logits.float() / student_temperature, dim=-1)
-    cross_entropy = -(teacher_probs.float() * log_probs).sum(dim=-1)
-    return (cross_entropy * masked_patch_weights(masks, len(cross_entropy))).sum() / len(masks)
+    losses = cross_entropy(student_logits[None], teacher_probs[None], student_temperature)[0]
+    return (losses * masked_patch_weights(masks, len(losses))).sum() / len(masks)
 
 
 def masked_patch_weights(masks: Tensor, num_masked: int) -> Tensor:

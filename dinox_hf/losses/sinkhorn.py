@@ -7,6 +7,9 @@ from torch.distributed import ProcessGroup, ReduceOp
 
 from .precision import outside_autocast
 
+# As many rows are worked on at a time as make 16 MB.
+_MOST_NUMBERS = 2**22
+
 
 @torch.no_grad()
 @outside_autocast
@@ -42,14 +45,31 @@ def sinkhorn_knopp(
             f"sinkhorn_knopp expects num_iterations >= 1; found {num_iterations}. "
             f"The recipe uses 3; for a softmax without balancing use centered_softmax()."
         )
-    log_columns = logits.float() / temperature
-    probs = (log_columns - _logsumexp_of_rows(log_columns, group)).softmax(dim=1)
-    row_factor = probs.new_ones(len(probs))
-    column_factor = probs.new_ones(probs.shape[1])
+    return sinkhorn_knopp_(logits.float() / temperature, num_iterations, group)
+
+
+@torch.no_grad()
+@outside_autocast
+def sinkhorn_knopp_(scores: Tensor, num_iterations: int = 3, group: ProcessGroup | None = None) -> Tensor:
+    """Replace scores by their targets in place: `sinkhorn_knopp` where no second matrix of that size should exist.
+
+    Args:
+        scores: (M, K) float32 teacher logits, already divided by the teacher temperature; overwritten.
+        num_iterations: column and row steps, at least one.
+        group: the ranks that share one problem; None is all of them.
+
+    Returns:
+        `scores`, now with rows that sum to one.
+    """
+    scores.sub_(_logsumexp_of_rows(scores, group))
+    for rows in _few_rows(scores):
+        rows.copy_(rows.softmax(dim=1))
+    row_factor = scores.new_ones(len(scores))
+    column_factor = scores.new_ones(scores.shape[1])
     for _ in range(num_iterations - 1):
-        column_factor = 1 / _reduce(row_factor @ probs, ReduceOp.SUM, group)
-        row_factor = 1 / (probs @ column_factor)
-    return probs * row_factor[:, None] * column_factor
+        column_factor = 1 / _reduce(row_factor @ scores, ReduceOp.SUM, group)
+        row_factor = 1 / (scores @ column_factor)
+    return scores.mul_(row_factor[:, None]).mul_(column_factor)
 
 
 @torch.no_grad()
@@ -91,9 +111,17 @@ def update_center(center: Tensor, logits: Tensor, momentum: float = 0.9, group: 
 
 def _logsumexp_of_rows(scores: Tensor, group: ProcessGroup | None) -> Tensor:
     """(M, K) on each rank -> (K,) log of the column sums of exp(scores) over all ranks; a rank without rows adds 0."""
-    local = scores.logsumexp(dim=0)
-    largest = _reduce(local.clone(), ReduceOp.MAX, group)
-    return largest + _reduce((local - largest).exp(), ReduceOp.SUM, group).log()
+    largest = scores.amax(dim=0) if len(scores) else scores.new_full(scores.shape[1:], -torch.inf)
+    largest = _reduce(largest, ReduceOp.MAX, group)
+    sums = torch.zeros_like(largest)
+    for rows in _few_rows(scores):
+        sums += (rows - largest).exp_().sum(dim=0)
+    return largest + _reduce(sums, ReduceOp.SUM, group).log()
+
+
+def _few_rows(scores: Tensor) -> tuple[Tensor, ...]:
+    """Views of some rows at a time, so that what is computed from them stays small."""
+    return scores.split(max(1, _MOST_NUMBERS // scores.shape[1]))
 
 
 def _reduce(tensor: Tensor, operation: ReduceOp.RedOpType, group: ProcessGroup | None) -> Tensor:

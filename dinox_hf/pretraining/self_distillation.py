@@ -12,7 +12,7 @@ from ..losses.dino import dino_loss
 from ..losses.gram import gram_loss, resize_patch_grid
 from ..losses.ibot import ibot_loss
 from ..losses.koleo import known_loss, koleo_loss
-from ..losses.sinkhorn import sinkhorn_knopp
+from ..losses.sinkhorn import sinkhorn_knopp_
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..model.modeling_dinov3_ct import Dinov3CTModel
 from .config import HeadConfig, PretrainConfig
@@ -81,11 +81,12 @@ class DistillationNetwork(nn.Module):
         local_tokens = self.backbone.forward_tokens(local_crops)
         local_cls = (self.local_cls_norm or self.backbone.norm)(local_tokens[:, 0])
         # One pass through the head for all CLS tokens: its last layer is the widest matrix of the step.
-        logits = self.dino_head(torch.cat([cls, local_cls])).unflatten(0, (-1, batch_size))
+        logits = self.dino_head(torch.cat([cls, local_cls])).split([len(cls), len(local_cls)])
+        global_logits, local_logits = (rows.unflatten(0, (-1, batch_size)) for rows in logits)
         return StudentOutput(
             global_cls=cls.unflatten(0, (NUM_GLOBAL_CROPS, batch_size)),
-            global_logits=logits[:NUM_GLOBAL_CROPS],
-            local_logits=logits[NUM_GLOBAL_CROPS:],
+            global_logits=global_logits,
+            local_logits=local_logits,
             patches=patches,
             masked_logits=self.ibot_head(patches[masks]),
         )
@@ -143,23 +144,26 @@ class SelfDistillation(nn.Module):
         Sinkhorn-Knopp evens out prototypes over the whole step: over 4 x 64 slices it is not four times Sinkhorn over
         64, so accumulation keeps the statistics of the batch that it stands for.
         """
-        tokens = [self.teacher.global_tokens(batch.global_crops) for batch in micro_batches]
-        cls_logits = [self.teacher.dino_head(cls).float() for cls, _ in tokens]
-        masked_logits = [
-            self.teacher.ibot_head(patches[batch.masks]).float()
-            for batch, (_, patches) in zip(micro_batches, tokens, strict=True)
-        ]
-        cls_probs = _joint_sinkhorn(cls_logits, temperature)
-        masked_probs = _joint_sinkhorn(masked_logits, temperature)
+        all_cls, all_masked, all_patches = [], [], []
+        for batch in micro_batches:
+            cls, patches = self.teacher.global_tokens(batch.global_crops)
+            all_cls.append(cls.contiguous())  # a view would keep the tokens of all patches for as long as the step
+            all_masked.append(patches[batch.masks])
+            all_patches.append(patches if self.gram.teacher == "ema" else None)
+        cls_scores = _joint_scores(self.teacher.dino_head, all_cls, temperature)
+        marginals = [scores.softmax(-1).mean(0) for scores in cls_scores.split([len(cls) for cls in all_cls])]
+        masked_scores = _joint_scores(self.teacher.ibot_head, all_masked, temperature)
+        cls_probs = sinkhorn_knopp_(cls_scores).split([len(cls) for cls in all_cls])
+        masked_probs = sinkhorn_knopp_(masked_scores).split([len(masked) for masked in all_masked])
         return [
             TeacherTargets(
                 cls_probs=cls_probs[i].unflatten(0, (NUM_GLOBAL_CROPS, -1)),
                 masked_probs=masked_probs[i],
-                cls=cls.unflatten(0, (NUM_GLOBAL_CROPS, -1)),
-                marginal=(cls_logits[i] / temperature).softmax(-1).mean(0),
-                patches=patches if self.gram.teacher == "ema" else None,
+                cls=all_cls[i].unflatten(0, (NUM_GLOBAL_CROPS, -1)),
+                marginal=marginals[i],
+                patches=all_patches[i],
             )
-            for i, (cls, patches) in enumerate(tokens)
+            for i in range(len(micro_batches))
         ]
 
     @torch.no_grad()
@@ -278,5 +282,13 @@ def _head(in_dim: int, config: HeadConfig) -> ProjectionHead:
     return ProjectionHead(in_dim, config.hidden_dim, config.bottleneck_dim, config.num_prototypes, config.num_layers)
 
 
-def _joint_sinkhorn(logits: list[Tensor], temperature: float) -> tuple[Tensor, ...]:
-    return sinkhorn_knopp(torch.cat(logits), temperature).split([len(rows) for rows in logits])
+def _joint_scores(head: ProjectionHead, tokens: list[Tensor], temperature: float) -> Tensor:
+    """(M, K) float32 logits / temperature of the tokens of all micro-batches, written to the place where they stay.
+
+    A step's masked patches times its prototypes make the largest matrix there is: gigabytes, of which one is enough.
+    """
+    num_rows = [len(rows) for rows in tokens]
+    scores = torch.empty(sum(num_rows), head.prototypes.out_features, dtype=torch.float32, device=tokens[0].device)
+    for place, rows in zip(scores.split(num_rows), tokens, strict=True):
+        place.copy_(head(rows)).div_(temperature)
+    return scores

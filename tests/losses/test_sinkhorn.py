@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from dinox_hf.losses.sinkhorn import centered_softmax, sinkhorn_knopp, update_center
+from benchmarks.allocations import AllocationMeter
+from dinox_hf.losses import sinkhorn as module
+from dinox_hf.losses.sinkhorn import centered_softmax, sinkhorn_knopp, sinkhorn_knopp_, update_center
 
 
 def test_two_samples_that_prefer_one_prototype_share_both_by_hand():
@@ -77,3 +79,14 @@ def test_centred_softmax_by_hand():
 def test_centre_moves_a_tenth_of_the_way_to_the_mean_by_hand():
     center = update_center(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 4.0], [4.0, 8.0]]))
     torch.testing.assert_close(center, torch.tensor([[1.2, 0.6]]))
+
+
+def test_in_place_it_gives_the_same_and_makes_no_second_matrix(monkeypatch):
+    logits = torch.randn(60, 1000, generator=torch.Generator().manual_seed(0))
+    expected = sinkhorn_knopp(logits, 0.07)
+    monkeypatch.setattr(module, "_MOST_NUMBERS", 7 * 1000)  # seven rows at a time
+    scores = logits / 0.07
+    with AllocationMeter() as meter:
+        targets = sinkhorn_knopp_(scores)
+    assert targets is scores and meter.peak < 0.4 * scores.nbytes
+    torch.testing.assert_close(targets, expected, rtol=1e-5, atol=1e-8)
