@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 POOLINGS = ("cls", "mean", "max", "cls+mean")
-ROPE_COORDINATES = ("separate", "min", "max")
+ROPE_COORDINATES = ("separate", "min", "max", "metric")
 NORM_TYPES = ("layernorm", "rmsnorm")
 
 # Fields that stock DINOv3 does not have, with the one value at which the two networks are the same.
@@ -74,8 +74,11 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
         layer_drop_path_rates: one rate for each layer instead; `None` leaves `drop_path_rate` in force.
         rope_theta: base of the RoPE periods base^(i / (head size / 4)).
         rope_min_period: with `rope_max_period`, replaces `rope_theta` by a geometric range of periods.
-        rope_coordinates: "separate" divides patch centres by each side, "min"/"max" by the smaller/larger side.
-        pos_embed_shift: patch coordinates move by up to this much in training; `None` for never.
+        rope_coordinates: "separate" divides patch centres by each side, "min"/"max" by the smaller/larger side;
+            "metric" counts them in millimetres from the middle of the image and divides by half of `rope_extent_mm`.
+        rope_extent_mm: with "metric", the canonical field of view: an image whose sides both measure so many
+            millimetres has exactly the coordinates of "separate", those of stock DINOv3.
+        pos_embed_shift: patch coordinates, metric ones too, move by up to this much in training; `None` for never.
         pos_embed_jitter: each axis is stretched by a log-uniform factor in [1/jitter, jitter] in training.
         pos_embed_rescale: both axes are stretched by one log-uniform factor in [1/rescale, rescale] in training.
         pooling: what the classification head sees: "cls", "mean" or "max" of the patch tokens, or "cls+mean".
@@ -112,6 +115,7 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
     rope_min_period: float | None = None
     rope_max_period: float | None = None
     rope_coordinates: str = "separate"
+    rope_extent_mm: float | int | None = None
     pos_embed_shift: float | None = None
     pos_embed_jitter: float | None = None
     pos_embed_rescale: float | None = 2.0
@@ -146,6 +150,17 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"rope_min_period and rope_max_period name a range together; found {self.rope_min_period} and "
                 f"{self.rope_max_period}. Give both, or neither to use rope_theta."
+            )
+        if (self.rope_coordinates == "metric") != (self.rope_extent_mm is not None):
+            raise ValueError(
+                f"rope_coordinates='metric' and rope_extent_mm go together; found {self.rope_coordinates!r} and "
+                f"{self.rope_extent_mm}. Give the field of view in mm at which the network should be as stock, such "
+                f"as crops.field_mm or some 350 mm for whole slices of the chest, or leave out both."
+            )
+        if self.rope_extent_mm is not None and not 0 < self.rope_extent_mm < float("inf"):
+            raise ValueError(
+                f"rope_extent_mm must be > 0 mm; found {self.rope_extent_mm}. It is the side of a whole image, not of "
+                f"a pixel."
             )
         if len(self.drop_path_rates) != self.num_hidden_layers:
             raise ValueError(

@@ -55,6 +55,9 @@ class Dinov3CTImageProcessor(PilBackend):
     Departs from transformers' processors in the order of steps: HU are resampled before the window clips them, in
     float, where `PilBackend` would round to 256 grey levels on the way.
 
+    A network with `rope_coordinates="metric"` also wants the size of a pixel, which resizing changes:
+    `model(**processor(slice_hu, spacing_mm=(0.7, 0.7), return_tensors="pt"))`.
+
     Args:
         channels: "windows" shows one slice through three windows; "neighbours" three slices through the first window.
         hu_windows: three (level, width) pairs in HU: lung, mediastinum, bone.
@@ -89,21 +92,43 @@ class Dinov3CTImageProcessor(PilBackend):
         if kwargs["do_resize"] and resample not in INTERPOLATION:
             raise ValueError(f"resample must be 2 (bilinear) or 3 (bicubic); found {resample}. Choose one of them.")
 
-    def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
-        """Return pixel_values, (B, 3, H, W) float32, or a list of (3, H, W) arrays without `return_tensors`."""
+    def preprocess(self, images: Any, spacing_mm: Any = None, **kwargs: Any) -> BatchFeature:
+        """Return pixel_values, and with the spacing of the slices that of the pixels.
+
+        Args:
+            images: as said above.
+            spacing_mm: size of a pixel as given, (row, column), the same for all images or one pair for each.
+            kwargs: fields of the processor, for this call.
+
+        Returns:
+            pixel_values (B, 3, H, W) float32, and with `spacing_mm` also spacing_mm (B, 2) float32, mm per pixel after
+            resizing; lists of arrays without `return_tensors`.
+
+        Raises:
+            ValueError: if a field, an image or the spacing is not as expected.
+        """
+        return super().preprocess(images, spacing_mm, **kwargs)
+
+    def _preprocess_image_like_inputs(self, images: Any, spacing_mm: Any, **kwargs: Any) -> BatchFeature:
         images = self.fetch_images(images)
         if not isinstance(images, list | tuple):
             images = list(images) if not isinstance(images, Image.Image) and images.ndim == 4 else [images]
-        pixel_values = [self._pixel_values(image, **kwargs) for image in images]
+        images = [_as_tensor(image) for image in images]
+        data = {"pixel_values": [self._pixel_values(image, **kwargs) for image in images]}
+        if spacing_mm is not None:
+            before, after = (
+                torch.tensor([image.shape[-2:] for image in stage]) for stage in (images, data["pixel_values"])
+            )
+            data["spacing_mm"] = list(_pairs_mm(spacing_mm, len(images)) * before / after)
         if kwargs["return_tensors"] is None:
-            return BatchFeature(data={"pixel_values": [pixels.numpy() for pixels in pixel_values]})
-        return BatchFeature(data={"pixel_values": torch.stack(pixel_values)}, tensor_type=kwargs["return_tensors"])
+            return BatchFeature(data={name: [value.numpy() for value in values] for name, values in data.items()})
+        stacked = {name: torch.stack(values) for name, values in data.items()}
+        return BatchFeature(data=stacked, tensor_type=kwargs["return_tensors"])
 
     def _pixel_values(
-        self, image: Any, *, do_normalize: bool, image_mean: Any, image_std: Any, **kwargs: Any
+        self, image: Tensor, *, do_normalize: bool, image_mean: Any, image_std: Any, **kwargs: Any
     ) -> Tensor:
         """Return (3, H, W) from one image of any kind."""
-        image = _as_tensor(image)
         # A Hounsfield unit never fits into 8 bits.
         pixels = (
             self._from_photograph(image, **kwargs) if image.dtype == torch.uint8 else self._from_hu(image, **kwargs)
@@ -131,8 +156,6 @@ class Dinov3CTImageProcessor(PilBackend):
         return window_hu(slices_hu, *hu_windows[0]).expand(3, -1, -1)
 
     def _from_photograph(self, image: Tensor, *, do_rescale: bool, rescale_factor: float, **kwargs: Any) -> Tensor:
-        if image.ndim == 3 and image.shape[-1] == 3:
-            image = image.permute(2, 0, 1)
         image = self._resized(image.float().expand(3, *image.shape[-2:]), **kwargs)
         return image * rescale_factor if do_rescale else image
 
@@ -145,13 +168,30 @@ class Dinov3CTImageProcessor(PilBackend):
 
 
 def _as_tensor(image: Any) -> Tensor:
+    """Return HU as they are, or a photograph as uint8 with its channels in front."""
     if isinstance(image, Tensor):
-        return image
+        return _channels_first(image)
     if isinstance(image, Image.Image) and image.mode not in HU_MODES:
         image = image.convert("RGB")
     array = np.array(image)
     # torch can hardly compute with unsigned 16 bits, and float32 holds every HU exactly.
-    return torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float32))
+    return _channels_first(torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float32)))
+
+
+def _channels_first(image: Tensor) -> Tensor:
+    is_photograph = image.dtype == torch.uint8 and image.ndim == 3 and image.shape[-1] == 3
+    return image.permute(2, 0, 1) if is_photograph else image
+
+
+def _pairs_mm(spacing_mm: Any, num_images: int) -> Tensor:
+    """Return (B, 2) float32 from one (row, column) pair or one for each image."""
+    pairs = torch.as_tensor(np.asarray(spacing_mm, dtype=np.float32))
+    if pairs.shape not in ((2,), (num_images, 2)) or not ((pairs > 0) & pairs.isfinite()).all():
+        raise ValueError(
+            f"spacing_mm must be (row, column) mm per pixel, above 0, for all or for each of the {num_images} images; "
+            f"found {pairs.tolist()}. Of a volume's (z, y, x) spacing take the last two."
+        )
+    return pairs.expand(num_images, 2)
 
 
 __all__ = ["Dinov3CTImageProcessor", "window_hu"]

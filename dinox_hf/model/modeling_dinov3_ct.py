@@ -50,6 +50,23 @@ def patch_coordinates(
     return 2 * torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1) - 1
 
 
+def metric_coordinates(grid: tuple[int, int], patch_size: int, spacing_mm: Tensor, extent_mm: float) -> Tensor:
+    """Return patch centres in millimetres from the middle of each image, over half of `extent_mm`: (B, N, 2), float32.
+
+    That is the stock coordinate of each axis times the share of the canonical field of view that the axis measures, so
+    an image of `extent_mm` a side has the stock coordinates, and a piece half as wide spans half of them.
+
+    Args:
+        grid: (rows, columns) of patches.
+        patch_size: side of a patch in pixels.
+        spacing_mm: (B, 2) size of a pixel, rows then columns.
+        extent_mm: side of the canonical field of view.
+    """
+    # One factor for each axis is a plain number: a tensor of them would make the host wait for the device.
+    shares = [spacing_mm[:, axis].float() * (count * patch_size / extent_mm) for axis, count in enumerate(grid)]
+    return patch_coordinates(grid, device=spacing_mm.device) * torch.stack(shares, dim=-1)[:, None]
+
+
 def rope_periods(
     head_size: int,
     base: float = 100.0,
@@ -75,13 +92,20 @@ def rope_table(coordinates: Tensor, periods: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def augment_coordinates(coordinates: Tensor, shift: Tensor, jitter: Tensor, rescale: Tensor) -> Tensor:
-    """Return (L, N, 2): (N, 2) patch centres moved by shift (L, 2), stretched by jitter (L, 2) and rescale (L, 1)."""
-    return (coordinates + shift[:, None]) * jitter[:, None] * rescale[:, None]
+    """Return (L, ..., N, 2): patch centres (..., N, 2), moved by shift (L, 2), then stretched.
+
+    By jitter (L, 2), each axis on its own, and by rescale (L, 1), both alike.
+    """
+    shift, jitter, rescale = (
+        draw.view(len(draw), *[1] * (coordinates.ndim - 1), -1) for draw in (shift, jitter, rescale)
+    )
+    return (coordinates + shift) * jitter * rescale
 
 
 def rotate_patches(tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the patch tokens of (B, heads, T, head_size) queries or keys; CLS and registers have no place and stay.
 
+    The table is (N, head_size) for all images, or (B, 1, N, head_size) with one for each.
     The rotation runs in the table's float32 and only its result is cast: in bfloat16 neighbouring patches of a large
     grid would share an angle. The reference trains with bfloat16 tables, its released models run with float32 ones.
     """
@@ -101,17 +125,32 @@ class Dinov3CTRopePositionEmbedding(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, grid: tuple[int, int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """Return (cos, sin), each (N, head_size), for every layer; training draws anew for each layer and call."""
+    def forward(
+        self, grid: tuple[int, int], device: torch.device, spacing_mm: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return (cos, sin) for every layer; training draws anew for each layer and call.
+
+        Each is (N, head_size) for all images, or with the spacing (B, 2) of a metric network (B, 1, N, head_size).
+        """
         config = self.config
         period_range = None if config.rope_min_period is None else (config.rope_min_period, config.rope_max_period)
         head_size = config.hidden_size // config.num_attention_heads
         periods = rope_periods(head_size, config.rope_theta, period_range, device=device)
-        coordinates = patch_coordinates(grid, config.rope_coordinates, device=device)
+        coordinates = self._coordinates(grid, device, spacing_mm)
         if self.training and (config.pos_embed_shift or config.pos_embed_jitter or config.pos_embed_rescale):
             cos, sin = rope_table(augment_coordinates(coordinates, *self.draw_augmentation(device)), periods)
             return list(zip(cos, sin, strict=True))
         return [rope_table(coordinates, periods)] * config.num_hidden_layers
+
+    def _coordinates(self, grid: tuple[int, int], device: torch.device, spacing_mm: Tensor | None) -> Tensor:
+        """(N, 2), or (B, 1, N, 2), where the second axis is that of the heads."""
+        config = self.config
+        if config.rope_coordinates != "metric":
+            return patch_coordinates(grid, config.rope_coordinates, device=device)
+        if spacing_mm is None:
+            return patch_coordinates(grid, device=device)
+        spacing_mm = spacing_mm.to(device)
+        return metric_coordinates(grid, config.patch_size, spacing_mm, config.rope_extent_mm)[:, None]
 
     def draw_augmentation(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Draw shift (L, 2), jitter (L, 2) and rescale (L, 1); factors are log-uniform in [1/limit, limit]."""
@@ -254,6 +293,10 @@ class Dinov3CTLayer(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> Tensor:
         """Return (B, T, D); `kept` names the samples that pass each of the two branches, drawn here unless given."""
+        kept_attention, kept_mlp = kept or (self.draw_kept(hidden_states), self.draw_kept(hidden_states))
+        if kept_attention is not None and position_embeddings is not None and position_embeddings[0].ndim > 2:
+            # Every image has a table of its own: those that skip the branch leave theirs out.
+            position_embeddings = tuple(table[kept_attention] for table in position_embeddings)
 
         def attend(tokens: Tensor) -> Tensor:
             return self.layer_scale1(self.attention(self.norm1(tokens), position_embeddings, **kwargs)[0])
@@ -261,7 +304,6 @@ class Dinov3CTLayer(GradientCheckpointingLayer):
         def feed_forward(tokens: Tensor) -> Tensor:
             return self.layer_scale2(self.mlp(self.norm2(tokens)))
 
-        kept_attention, kept_mlp = kept or (self.draw_kept(hidden_states), self.draw_kept(hidden_states))
         hidden_states = add_branch(hidden_states, attend, kept_attention)
         return add_branch(hidden_states, feed_forward, kept_mlp)
 
@@ -403,19 +445,29 @@ class Dinov3CTModel(Dinov3CTPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        spacing_mm: Tensor | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Return the tokens of every image after the final norm.
 
         Args:
             pixel_values: (B, channels, height, width), any height and width.
             bool_masked_pos: (B, N), true where a patch is replaced by the mask token.
+            spacing_mm: (B, 2) size of a pixel in mm, rows then columns, for `rope_coordinates="metric"`; `None` takes
+                every side for `rope_extent_mm` long, which gives exactly the tokens of stock DINOv3. Networks with
+                other coordinates ignore it, so that one batch serves both kinds.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict` as everywhere in transformers.
 
         Returns:
             last_hidden_state (B, T, D), pooler_output (B, D) its CLS token, hidden_states before the final norm.
+
+        Raises:
+            ValueError: if pixels or spacing have another shape.
         """
-        encoded = self._encode(pixel_values, bool_masked_pos, **kwargs)
+        encoded = self._encode(pixel_values, bool_masked_pos, spacing_mm, **kwargs)
         tokens = self.norm(encoded.last_hidden_state)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
@@ -424,22 +476,36 @@ class Dinov3CTModel(Dinov3CTPreTrainedModel):
             attentions=encoded.attentions,
         )
 
-    def forward_tokens(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None) -> Tensor:
+    def forward_tokens(
+        self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, spacing_mm: Tensor | None = None
+    ) -> Tensor:
         """Return (B, T, D) tokens before the final norm: pretraining applies norms of its own."""
-        return self._encode(pixel_values, bool_masked_pos).last_hidden_state
+        return self._encode(pixel_values, bool_masked_pos, spacing_mm).last_hidden_state
 
-    def cls_attention_rows(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+    def cls_attention_rows(self, pixel_values: Tensor, spacing_mm: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return for every layer where the CLS token looks: (B, heads, 1, T), without ever holding T x T."""
         before = self.config._attn_implementation
         self.set_attn_implementation("sdpa_maps")
         try:
-            return self(pixel_values, output_attentions=True).attentions
+            return self(pixel_values, spacing_mm=spacing_mm, output_attentions=True).attentions
         finally:
             self.set_attn_implementation(before)
 
-    def _encode(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
+    def _encode(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        spacing_mm: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        if spacing_mm is not None and spacing_mm.shape != (len(pixel_values), 2):
+            raise ValueError(
+                f"spacing_mm must be (B, 2), mm per pixel along rows and columns of each of the {len(pixel_values)} "
+                f"images; found {tuple(spacing_mm.shape)}. Dinov3CTImageProcessor returns it for the spacing of the "
+                f"slices."
+            )
         tokens = self.embeddings(pixel_values, bool_masked_pos)
-        tables = self.rope_embeddings(self.embeddings.patch_embeddings.grid(pixel_values), tokens.device)
+        tables = self.rope_embeddings(self.embeddings.patch_embeddings.grid(pixel_values), tokens.device, spacing_mm)
         return self.model(tokens, tables, **kwargs)
 
 
@@ -452,9 +518,12 @@ class Dinov3CTBackbone(BackboneMixin, Dinov3CTModel):
 
     @can_return_tuple
     @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
-        """Return one (B, D, rows, columns) map for each of `out_features`, or (B, N, D) without reshaping."""
-        encoded = self._encode(pixel_values, **(kwargs | {"output_hidden_states": True}))
+    def forward(self, pixel_values: Tensor, spacing_mm: Tensor | None = None, **kwargs: Any) -> BackboneOutput:
+        """Return one (B, D, rows, columns) map for each of `out_features`, or (B, N, D) without reshaping.
+
+        `spacing_mm` as in `Dinov3CTModel`.
+        """
+        encoded = self._encode(pixel_values, spacing_mm=spacing_mm, **(kwargs | {"output_hidden_states": True}))
         grid = self.embeddings.patch_embeddings.grid(pixel_values)
         feature_maps = []
         for name, tokens in zip(self.stage_names, encoded.hidden_states, strict=True):
@@ -487,9 +556,11 @@ class Dinov3CTForImageClassification(Dinov3CTPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
-        """Return logits (B, num_labels), and the loss where `labels` are given."""
-        outputs = self.model(pixel_values, **kwargs)
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, spacing_mm: Tensor | None = None, **kwargs: Any
+    ) -> ImageClassifierOutput:
+        """Return logits (B, num_labels), and the loss where `labels` are given; `spacing_mm` as in `Dinov3CTModel`."""
+        outputs = self.model(pixel_values, spacing_mm=spacing_mm, **kwargs)
         pooled = pool_tokens(outputs.last_hidden_state, self.config.num_register_tokens, self.config.pooling)
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)

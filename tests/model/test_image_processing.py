@@ -138,3 +138,34 @@ def test_a_wrong_argument_says_what_is_expected(arguments, message):
 def test_a_stack_of_the_wrong_depth_names_its_shape(channels, shape):
     with pytest.raises(ValueError, match=f"{channels!r}.*found"):
         Dinov3CTImageProcessor(channels=channels)(np.zeros(shape, dtype=np.int16))
+
+
+def test_the_spacing_that_comes_back_is_that_of_the_resized_pixels():
+    processor = Dinov3CTImageProcessor(size={"height": 24, "width": 80})
+    prepared = processor(SLICE_HU, spacing_mm=(0.5, 0.8), return_tensors="pt")  # 48 x 40 pixels: 24 mm by 32 mm
+    assert prepared.spacing_mm.dtype == torch.float32
+    torch.testing.assert_close(prepared.spacing_mm, torch.tensor([[1.0, 0.4]]))
+    assert torch.equal(prepared.pixel_values, processor(SLICE_HU, return_tensors="pt").pixel_values)
+    untouched = processor(SLICE_HU, spacing_mm=(0.5, 0.8), do_resize=False)
+    np.testing.assert_allclose(untouched.spacing_mm, [[0.5, 0.8]])
+    assert "spacing_mm" not in processor(SLICE_HU) and "spacing_mm" not in processor.to_dict()
+
+
+def test_each_image_of_a_batch_may_have_a_size_and_a_spacing_of_its_own():
+    processor, images = Dinov3CTImageProcessor(size=32), [SLICE_HU, SLICE_HU[:32, :32]]
+    own = processor(images, spacing_mm=[(0.5, 0.8), (1.0, 2.0)], return_tensors="np").spacing_mm
+    np.testing.assert_allclose(own, [[0.75, 1.0], [1.0, 2.0]])
+    common = processor(images, spacing_mm=(0.5, 0.8), return_tensors="np").spacing_mm
+    np.testing.assert_allclose(common, [[0.75, 1.0], [0.5, 0.8]])
+
+
+def test_the_spacing_of_a_photograph_follows_its_rows_and_columns_and_not_its_colours():
+    colours = np.zeros((6, 12, 3), dtype=np.uint8)
+    prepared = Dinov3CTImageProcessor(size=24)(colours, spacing_mm=(4.0, 4.0), return_tensors="np")
+    np.testing.assert_allclose(prepared.spacing_mm, [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("spacing_mm", [0.7, (2.5, 0.7, 0.7), (0.7, 0.0), (0.7, float("nan")), [(0.7, 0.7)] * 3])
+def test_a_spacing_that_is_no_pair_of_millimetres_is_refused(spacing_mm):
+    with pytest.raises(ValueError, match=r"\(row, column\) mm per pixel.*found.*take the last two"):
+        Dinov3CTImageProcessor()([SLICE_HU, SLICE_HU], spacing_mm=spacing_mm)

@@ -9,6 +9,7 @@ from dinox_hf.model.modeling_dinov3_ct import Dinov3CTBackbone, Dinov3CTModel
 from tests.parity.fixtures import assert_parity
 
 ATOL = 1e-5
+METRIC = {"rope_coordinates": "metric", "rope_extent_mm": 300.0}
 
 
 def randomised(model):
@@ -67,3 +68,18 @@ def test_gradients_of_the_weights_equal_stock():
     expected = {name: parameter.grad for name, parameter in stock.named_parameters()}
     for name, parameter in ours.named_parameters():
         assert_parity(parameter.grad, expected[name], name)
+
+
+@torch.no_grad()
+def test_a_metric_network_gives_the_tokens_of_stock_at_its_canonical_extent_and_no_others():
+    ours, stock = pair()
+    metric = Dinov3CTModel(Dinov3CTConfig.from_dict(ours.config.to_dict() | METRIC)).eval()
+    metric.load_state_dict(stock.state_dict())
+    pixel_values = torch.randn(2, 3, 40, 56)
+    canonical = torch.tensor([[300 / 40, 300 / 56]]).repeat(2, 1)
+    expected = stock(pixel_values).last_hidden_state
+    for spacing_mm in (None, canonical):
+        found = metric(pixel_values, spacing_mm=spacing_mm).last_hidden_state
+        torch.testing.assert_close(found, expected, atol=ATOL, rtol=0)
+    half = metric(pixel_values, spacing_mm=canonical / 2).last_hidden_state
+    assert (half - expected).abs().max() > 100 * ATOL
