@@ -22,6 +22,13 @@ class PretrainBatch(TensorRecord):
     gram_crops: Tensor | None  # (2B, 3, G, G) float32: the global crops undistorted
     masks: Tensor  # (2B, N) bool: patches of the global crops that the student does not see
     rows: Tensor  # (B,) int64: where the slices stand in their set, or in the sets laid end to end
+    # (M,) int64: where masks.flatten() is True. Found on the CPU unless given: an accelerator that is asked for the
+    # masked patches by a bool mask makes the host wait until it has counted them.
+    masked_places: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.masked_places is None:
+            object.__setattr__(self, "masked_places", places_of(self.masks))
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class SliceBatch(TensorRecord):
     gram_crops: DrawnCrops | None
     masks: Tensor  # as in PretrainBatch
     rows: Tensor
+    masked_places: Tensor
 
     def to(self, device: torch.device | str) -> PretrainBatch:
         """Move the slices, and cut the crops there."""
@@ -44,6 +52,7 @@ class SliceBatch(TensorRecord):
             gram_crops=None if here.gram_crops is None else cut_on_device(here.slices, here.gram_crops),
             masks=here.masks,
             rows=here.rows,
+            masked_places=here.masked_places,
         )
 
 
@@ -75,7 +84,13 @@ def stack_batch(
         for kind, (_, size) in cutter.kinds.items()
     }
     slices = stack_slices([each.slices_hu for each in examples], [each.padding_hu for each in examples])
-    return SliceBatch(slices, **{"gram_crops": None, **drawn}, masks=masks, rows=_rows(examples))
+    crops = {"gram_crops": None, **drawn}
+    return SliceBatch(slices, **crops, masks=masks, rows=_rows(examples), masked_places=places_of(masks))
+
+
+def places_of(masks: Tensor) -> Tensor:
+    """(M,) int64: where the flattened masks are True, in order."""
+    return masks.flatten().nonzero().squeeze(1)
 
 
 def _crop_major(draws: Sequence[Sequence[CropDraw]]) -> list[CropDraw]:

@@ -68,13 +68,16 @@ class DistillationNetwork(nn.Module):
         self.ibot_head = _head(backbone.hidden_size, config.ibot_head)
         self.num_prefix_tokens = 1 + backbone.num_register_tokens
 
-    def forward(self, global_crops: Tensor, local_crops: Tensor, masks: Tensor) -> StudentOutput:
+    def forward(
+        self, global_crops: Tensor, local_crops: Tensor, masks: Tensor, masked_places: Tensor
+    ) -> StudentOutput:
         """Masked global crops and clean local crops; one call of the backbone per resolution, never per crop.
 
         Args:
             global_crops: (2B, 3, S, S) crop-major: crop 0 of all slices, then crop 1.
             local_crops: (L*B, 3, s, s) crop-major.
             masks: (2B, N) bool, True where the patch is hidden from the student.
+            masked_places: (M,) int64, where the flattened masks are True.
         """
         batch_size = global_crops.shape[0] // NUM_GLOBAL_CROPS
         cls, patches = self.global_tokens(global_crops, masks)
@@ -88,7 +91,7 @@ class DistillationNetwork(nn.Module):
             global_logits=global_logits,
             local_logits=local_logits,
             patches=patches,
-            masked_logits=self.ibot_head(patches[masks]),
+            masked_logits=self.ibot_head(patches_at(masked_places, patches)),
         )
 
     def global_tokens(self, crops: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -148,7 +151,7 @@ class SelfDistillation(nn.Module):
         for batch in micro_batches:
             cls, patches = self.teacher.global_tokens(batch.global_crops)
             all_cls.append(cls.contiguous())  # a view would keep the tokens of all patches for as long as the step
-            all_masked.append(patches[batch.masks])
+            all_masked.append(patches_at(batch.masked_places, patches))
             all_patches.append(patches if self.gram.teacher == "ema" else None)
         cls_scores = _joint_scores(self.teacher.dino_head, all_cls, temperature)
         marginals = [scores.softmax(-1).mean(0) for scores in cls_scores.split([len(cls) for cls in all_cls])]
@@ -204,7 +207,7 @@ class SelfDistillation(nn.Module):
         """Weighted terms of the loss, to be summed, and what else is worth watching, detached."""
         if spread is not None:
             torch.manual_seed(spread.seed)
-        student = self.student(batch.global_crops, batch.local_crops, batch.masks)
+        student = self.student(batch.global_crops, batch.local_crops, batch.masks, batch.masked_places)
         global_share, local_share = self.pair_shares(student.local_logits.shape[0])
         dino_global = dino_loss(
             student.global_logits,
@@ -236,9 +239,9 @@ class SelfDistillation(nn.Module):
         anchor = self.gram_patches(batch, target, num_patches=student.patches.shape[1])
         patches = student.patches
         if self.gram.tokens != "all":
-            chosen = batch.masks if self.gram.tokens == "masked" else ~batch.masks
+            chosen = batch.masked_places if self.gram.tokens == "masked" else unmasked_places(batch)
             # Images hide different numbers of patches, so a chosen subset is compared across the batch.
-            patches, anchor = patches[chosen][None], anchor[chosen][None]
+            patches, anchor = patches_at(chosen, patches)[None], patches_at(chosen, anchor)[None]
         return gram_loss(
             patches,
             anchor,
@@ -276,6 +279,17 @@ class SelfDistillation(nn.Module):
         """Copy the teacher's backbone into the gram teacher, where there is one."""
         if self.gram_teacher is not None:
             self.gram_teacher.load_state_dict(self.teacher.backbone.state_dict())
+
+
+def patches_at(places: Tensor, patches: Tensor) -> Tensor:
+    """(M, D) rows of (2B, N, D) patches, by where they stand among all 2B * N."""
+    return patches.flatten(0, 1).index_select(0, places)
+
+
+def unmasked_places(batch: PretrainBatch) -> Tensor:
+    """(2B * N - M,) int64, in order; a stable sort puts False first, and its length is known without counting."""
+    num_unmasked = batch.masks.numel() - len(batch.masked_places)
+    return batch.masks.flatten().to(torch.uint8).argsort(stable=True)[:num_unmasked]
 
 
 def _head(in_dim: int, config: HeadConfig) -> ProjectionHead:

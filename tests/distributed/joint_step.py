@@ -51,7 +51,7 @@ def part_of(batch: PretrainBatch, first: int, count: int) -> PretrainBatch:
         return crops.unflatten(0, (-1, len(batch.rows)))[:, first : first + count].flatten(0, 1)
 
     crops = {name: take(getattr(batch, name)) for name in ("global_crops", "local_crops", "gram_crops", "masks")}
-    return replace(batch, **crops, rows=batch.rows[first : first + count])
+    return replace(batch, **crops, rows=batch.rows[first : first + count], masked_places=None)  # found anew
 
 
 def joint_model(config: PretrainConfig) -> SelfDistillation:
