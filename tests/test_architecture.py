@@ -19,6 +19,7 @@ ROOMS = {
     "evaluation": {"model", "metrics", "data", "tasks"},
     "hub": {"model", "tasks", "evaluation"},
     "serving": {"model", "data", "tasks", "evaluation"},
+    "doctor": {"model", "pretraining"},
 }
 # The lowest rooms know no others and little of the world.
 LOWEST_ROOMS_MAY_USE = {"torch", "transformers", "numpy", "scipy", "sklearn", "huggingface_hub", "PIL", "safetensors"}

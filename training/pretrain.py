@@ -30,7 +30,8 @@ from dinox_hf.pretraining.feasibility import refuse_too_few_slices, refuse_what_
 from dinox_hf.pretraining.initialization import initialize, recorded_origin, take_moments
 from dinox_hf.pretraining.low_rank import add_adapters
 from dinox_hf.pretraining.optimizer import build_optimizer, clip_gradients, set_step_values, step_if_finite
-from dinox_hf.pretraining.run import Run, hint_at_idle_cores, reseed, resolve_precision
+from dinox_hf.pretraining.precision import resolve_precision
+from dinox_hf.pretraining.run import Run, hint_at_idle_cores, reseed
 from dinox_hf.pretraining.run_record import Resume, prepare_folder
 from dinox_hf.pretraining.schedules import Schedule, StepValues
 from dinox_hf.pretraining.self_distillation import SelfDistillation, TeacherTargets

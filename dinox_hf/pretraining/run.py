@@ -41,13 +41,6 @@ def reseed(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(state[0]))
 
 
-def resolve_precision(precision: str) -> str:
-    """`auto` becomes bf16 where an accelerator computes in it, else float32 ("no")."""
-    if precision != "auto":
-        return precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-
-
 def hint_at_idle_cores(accelerator: Accelerator) -> None:
     """Say so where cores would look on: `accelerate launch` gives a process one thread unless told otherwise."""
     cores, threads = os.cpu_count() or 1, torch.get_num_threads() * accelerator.num_processes

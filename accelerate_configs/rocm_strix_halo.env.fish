@@ -1,0 +1,9 @@
+# Environment of ROCm on Strix Halo (gfx1151), for fish: source accelerate_configs/rocm_strix_halo.env.fish
+# The same for bash and zsh: rocm_strix_halo.env.sh. Reasons and sources: docs/install.md.
+
+# Flash and memory-efficient attention for gfx1151 count as experimental in torch; without this it takes the slow path.
+set -gx TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL 1
+# Matrix products through hipBLASLt. Reports differ from build to build: set 0, ask the doctor again, keep the faster.
+set -gx TORCH_BLAS_PREFER_HIPBLASLT 1
+# Current wheels have kernels for gfx1151; in the guise of another GPU it computes with that one's, and may crash.
+set -e HSA_OVERRIDE_GFX_VERSION
