@@ -4,6 +4,7 @@ import argparse
 import json
 
 from dinox_hf.console import run_command
+from dinox_hf.evaluation.before_after import before_after_line
 from dinox_hf.evaluation.report import cls_gain_line
 from dinox_hf.evaluation.subject import EvaluationSettings
 from dinox_hf.evaluation.suite import evaluate
@@ -27,6 +28,8 @@ def main() -> None:
 
     report = json.loads((out / "report.json").read_text())
     print(f"\n{cls_gain_line(report['cls_gain'])}")
+    if report["before_after"]:
+        print(before_after_line(report["before_after"]))
     for criterion in report["learning"]["criteria"]:
         value = "not measured" if criterion["value"] is None else f"{criterion['value']:.3f}"
         mark = {True: "reached", False: "NOT reached", None: "–"}[criterion["reached"]]

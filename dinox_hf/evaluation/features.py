@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..model.checkpoint_keys import load_weights
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from ..model.modeling_dinov3_ct import Dinov3CTModel, pool_tokens
 
@@ -59,6 +60,13 @@ def random_twin(backbone: Backbone, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Dinov3CTModel(backbone.model.config)
+    return _frozen(model, backbone.processor)
+
+
+def loaded_twin(backbone: Backbone, tensors: dict[str, Tensor]) -> Backbone:
+    """The same architecture and processor with other weights, all of them; ValueError if they do not fit."""
+    model = Dinov3CTModel(backbone.model.config)
+    load_weights(model, tensors)
     return _frozen(model, backbone.processor)
 
 

@@ -144,7 +144,7 @@ def draw_curves(path: Path, records: list[dict[str, float]], log_k: float) -> No
 
 
 def draw_probes(path: Path, probes: list[dict[str, Any]]) -> None:
-    """One line a question: AUC and its interval for the backbone, its random twins, nodule size and raw pixels.
+    """One line a question: AUC and its interval for the backbone and whatever the report compares it with.
 
     Args:
         path: the PNG.
@@ -152,14 +152,18 @@ def draw_probes(path: Path, probes: list[dict[str, Any]]) -> None:
     """
     shown = [
         ("backbone", "cls", BLUE, "o"),
+        ("starting weights", "cls", PINK, "o"),
         ("random weights", "cls", GREY, "o"),
         ("backbone", "cls+mean", BLUE, "s"),
+        ("starting weights", "cls+mean", PINK, "s"),
         ("random weights", "cls+mean", GREY, "s"),
         ("raw pixels, PCA-64", "–", GREEN, "^"),
         ("size only", "–", ORANGE, "D"),
     ]
     with plt.rc_context(_STYLE | {"axes.spines.left": False}):
         figure, axis = plt.subplots(figsize=(8.6, 0.72 * len(probes) + 1.5))
+        in_all = {(score["features"], score["pooling"]) for score in probes[0]["scores"]}
+        shown = [line for line in shown if line[:2] in in_all]  # not every run has starting weights
         for position, probe in enumerate(probes):
             by_name = {(score["features"], score["pooling"]): score for score in probe["scores"]}
             for line, (features, pooling, colour, marker) in enumerate(shown):

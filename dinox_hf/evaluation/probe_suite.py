@@ -18,6 +18,7 @@ MATCHED_MM = (6.0, 14.0)  # the stratum in which size alone tells less
 MIN_NODULES, MIN_PATIENTS = 10, 5  # of each class
 NO_POOLING = "–"  # of features that are no tokens
 BACKBONE, RANDOM, BOTH_SIZE = "backbone", "random weights", "backbone + size"
+START = "starting weights"
 SIZE, PIXELS, SHUFFLED = "size only", f"raw pixels, PCA-{NUM_COMPONENTS}", "backbone, shuffled labels"
 
 
@@ -31,6 +32,7 @@ class ProbeInputs:
     trained: dict[str, np.ndarray]  # by pooling, (n, D)
     random: list[dict[str, np.ndarray]]  # the same of every random twin
     pixels: np.ndarray  # (n, P) the same fields, raw
+    start: dict[str, np.ndarray] | None = None  # as trained, with the weights that the run started from
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ def answer_all(
         return list(pool.map(one, questions()))
 
 
-def mean_gain(answers: list[Answer], pooling: str = "cls") -> dict[str, Any] | None:
-    """Mean over the measured attributes of AUC minus AUC of random weights, resampled together by patient.
+def mean_gain(answers: list[Answer], pooling: str = "cls", over: str = RANDOM) -> dict[str, Any] | None:
+    """Mean over the measured attributes of AUC minus AUC of random or starting weights, resampled together by patient.
 
     Returns:
         gain, interval and the names of the attributes; None if none was measured.
@@ -110,11 +112,11 @@ def mean_gain(answers: list[Answer], pooling: str = "cls") -> dict[str, Any] | N
     measured = [answer for answer in answers if answer.question.name in names and answer.not_measured is None]
     if not measured:
         return None
-    pairs = [(answer.scores[BACKBONE, pooling], answer.scores[RANDOM, pooling]) for answer in measured]
-    resampled = np.mean([trained.resampled - random.resampled for trained, random in pairs], axis=0)
+    pairs = [(answer.scores[BACKBONE, pooling], answer.scores[over, pooling]) for answer in measured]
+    resampled = np.mean([trained.resampled - other.resampled for trained, other in pairs], axis=0)
     return {
         "pooling": pooling,
-        "gain": float(np.mean([trained.auc - random.auc for trained, random in pairs])),
+        "gain": float(np.mean([trained.auc - other.auc for trained, other in pairs])),
         "interval": interval(resampled),
         "attributes": [answer.question.name for answer in measured],
     }
@@ -143,7 +145,10 @@ def probe_record(answer: Answer) -> dict[str, Any]:
     }
     if answer.not_measured is None:
         for pooling in POOLINGS:
-            for of, over, over_pooling in ((BACKBONE, RANDOM, pooling), (BOTH_SIZE, SIZE, NO_POOLING)):
+            pairs = [(BACKBONE, RANDOM, pooling), (BOTH_SIZE, SIZE, NO_POOLING)]
+            if (START, pooling) in answer.scores:
+                pairs.append((BACKBONE, START, pooling))
+            for of, over, over_pooling in pairs:
                 gain = answer.gain((of, pooling), (over, over_pooling))
                 record["gains"].append({"of": of, "over": over, "pooling": pooling, **gain})
     return record
@@ -183,6 +188,8 @@ def _all_scores(inputs: ProbeInputs, rows: np.ndarray, labels: np.ndarray, folds
         trained = inputs.trained[pooling][rows]
         yield (BACKBONE, pooling), out_of_fold_scores(trained, labels, folds)
         yield (BOTH_SIZE, pooling), out_of_fold_scores(with_size(trained, diameter_mm), labels, folds)
+        if inputs.start is not None:
+            yield (START, pooling), out_of_fold_scores(inputs.start[pooling][rows], labels, folds)
         # Seed by seed another random twin: the spread over seeds holds that of the weights too.
         scores = np.empty(folds.shape)
         for first, twin in enumerate(inputs.random[: folds.shape[1]]):

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .before_after import before_after_line, before_after_part
+from .tables import interval_text, table
+
 _CAPTIONS = {
     "attention": "CLS attention of the last layer, mean over heads, on nodules chosen by their rank in size. The "
     "field is shifted at random, so that the middle is no give-away. Outlined: what half of the readers or more drew.",
@@ -17,6 +20,7 @@ _CAPTIONS = {
 # Rows of a probe's table: the backbone, what it must beat, what it adds to size, and the check of the procedure.
 _ORDER = (
     "backbone",
+    "starting weights",
     "random weights",
     "raw pixels, PCA-64",
     "size only",
@@ -39,6 +43,7 @@ def markdown(report: dict[str, Any]) -> str:
         _verdict(report),
         _learning(report["learning"]),
         _figure(report, "training_curves"),
+        before_after_part(report["before_after"], report["probes"]),
         _probes(report),
         _figure(report, "probes"),
         _collapse(report["collapse"]),
@@ -58,7 +63,7 @@ def cls_gain_line(gain: dict[str, Any] | None) -> str:
         )
     return (
         f"CLS probe gain over random weights, mean over {len(gain['attributes'])} attributes: {gain['gain']:+.3f} AUC "
-        f"(95 % interval {_interval(gain['interval'], '+.3f')}; {', '.join(gain['attributes'])})."
+        f"(95 % interval {interval_text(gain['interval'], '+.3f')}; {', '.join(gain['attributes'])})."
     )
 
 
@@ -90,6 +95,7 @@ def _verdict(report: dict[str, Any]) -> str:
         + ".",
         f"- {cls_gain_line(report['cls_gain'])}",
         *_other_poolings(report["other_gains"]),
+        *([f"- {before_after_line(report['before_after'])}"] if report["before_after"] else []),
         f"- {_malignancy_line(report['probes'])}",
         f"- {_attention_line(report['attention'][0])}",
     ]
@@ -100,7 +106,7 @@ def _other_poolings(gains: list[dict[str, Any]]) -> list[str]:
     """The same mean gain with the other poolings, whatever it says."""
     if not gains:
         return []
-    listed = ", ".join(f"{g['pooling']} {g['gain']:+.3f} ({_interval(g['interval'], '+.3f')})" for g in gains)
+    listed = ", ".join(f"{g['pooling']} {g['gain']:+.3f} ({interval_text(g['interval'], '+.3f')})" for g in gains)
     return [f"- The same gain with other poolings: {listed}."]
 
 
@@ -133,7 +139,7 @@ def _learning(learning: dict[str, Any]) -> str:
         value = "not measured" if criterion["value"] is None else f"{criterion['value']:.3f}"
         reached = {True: "yes", False: "**no**", None: "–"}[criterion["reached"]]
         rows.append([criterion["name"], criterion["asks"], value, reached])
-    text = "## Does the loop learn?\n\n" + _table(["criterion", "asks", "value", "reached"], rows)
+    text = "## Does the loop learn?\n\n" + table(["criterion", "asks", "value", "reached"], rows)
     if learning["log_k"] is None or learning["last_step"] is None:
         return text + "\n\nThe backbone comes without its training curves."
     final = ", ".join(f"{name} {value:.3f}" for name, value in learning["final"].items() if value is not None)
@@ -160,7 +166,7 @@ def _probe(probe: dict[str, Any]) -> str:
             score["features"],
             score["pooling"],
             f"{score['auc']:.3f}",
-            _interval(score["interval"]),
+            interval_text(score["interval"]),
             f"{min(score['auc_by_seed']):.3f}–{max(score['auc_by_seed']):.3f}",
         ]
         for score in sorted(probe["scores"], key=lambda score: _ORDER.index(score["features"]))
@@ -170,16 +176,16 @@ def _probe(probe: dict[str, Any]) -> str:
             f"{gain['of']} over {gain['over']}",
             gain["pooling"],
             f"{gain['gain']:+.3f}",
-            _interval(gain["interval"], "+.3f"),
+            interval_text(gain["interval"], "+.3f"),
         ]
         for gain in sorted(probe["gains"], key=lambda gain: gain["of"])
     ]
     return (
         f"### {probe['question']}\n\n{probe['rule']}. {probe['num_nodules']} nodules ({probe['num_positive']} with "
         f"label 1) of {probe['num_patients']} patients.\n\n"
-        + _table(["features", "pooling", "AUC", "95 % interval", "range over seeds"], rows)
+        + table(["features", "pooling", "AUC", "95 % interval", "range over seeds"], rows)
         + "\n\n"
-        + _table(["difference", "pooling", "AUC", "95 % interval, paired"], gains)
+        + table(["difference", "pooling", "AUC", "95 % interval, paired"], gains)
     )
 
 
@@ -204,7 +210,7 @@ def _collapse(collapse: dict[str, Any]) -> str:
     header += ["effective rank", "… centred", "between / within patients"]
     return (
         "## Do features collapse?\n\n"
-        + _table(header, rows)
+        + table(header, rows)
         + "\n\nStandard deviations are per dimension, over images. Effective rank is RankMe (arXiv:2210.02885), of "
         "the features as they are and after subtracting their mean. The last column is the mean distance between "
         "images of different patients over that within a patient."
@@ -226,14 +232,14 @@ def _attention(fields: list[dict[str, Any]]) -> str:
             "AUPRC",
             "95 % interval",
         ]
-        parts.append(_table(header, rows))
+        parts.append(table(header, rows))
         rows = []
         for stratum in field["by_diameter"]:
             high = stratum["to_mm"]
             name = f"{stratum['from_mm']:g}–{high:g} mm" if high is not None else f"≥ {stratum['from_mm']:g} mm"
             for map_ in ("backbone, mean of heads", "random weights, mean of heads"):
                 rows.append([name, map_, *_attention_row(stratum["maps"][map_])])
-        parts.append(_table(["diameter", *header], rows))
+        parts.append(table(["diameter", *header], rows))
     chance = fields[0]["maps"]["centre prior"]["chance"], fields[-1]["maps"]["centre prior"]["chance"]
     parts.append(
         f"CLS attention of the last layer, upsampled to the field, against the mask of at least half of the readers. "
@@ -250,10 +256,10 @@ def _attention_row(scores: dict[str, Any]) -> list[str]:
         str(scores["num_nodules"]),
         f"{scores['pointing']:.3f}",
         f"{scores['above_chance']:+.3f}",
-        _interval(scores["above_chance_interval"], "+.3f"),
+        interval_text(scores["above_chance_interval"], "+.3f"),
         f"{scores['iou']:.3f}",
         f"{scores['auprc']:.3f}",
-        _interval(scores["auprc_interval"]),
+        interval_text(scores["auprc_interval"]),
     ]
 
 
@@ -279,12 +285,3 @@ def _method(report: dict[str, Any]) -> str:
 def _figure(report: dict[str, Any], name: str) -> str:
     path = report["figures"].get(name)
     return f"![{_CAPTIONS[name]}]({path})\n\n*{_CAPTIONS[name]}*" if path else ""
-
-
-def _interval(bounds: list[float], style: str = ".3f") -> str:
-    return f"{bounds[0]:{style}} to {bounds[1]:{style}}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""What is evaluated: a backbone, its random twins, the run it comes from, and what was chosen for the evaluation."""
+"""What is evaluated: a backbone, its starting weights and random twins, its run, and the settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from .features import Backbone, load_backbone, random_twin
 from .learning import latest_checkpoint, read_metrics, read_run, sets_of
+from .starting_weights import StartingWeights, starting_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Subject:
     checkpoint: str | None  # name of the checkpoint's folder; None for a model that is no run
     backbone: Backbone
     twins: list[Backbone]  # the same architecture with random weights, seeds 0, 1, …
+    start: StartingWeights | None  # what its run started from; None for a random draw
     config: dict[str, Any] | None  # run.yaml
     records: list[dict[str, float]]  # metrics.jsonl
 
@@ -112,4 +114,5 @@ def load_subject(source: str, num_random: int) -> Subject:
     checkpoint = latest_checkpoint(folder) if config or (folder / "checkpoints").is_dir() else None
     backbone = load_backbone(checkpoint / "backbone" if checkpoint else source)
     twins = [random_twin(backbone, seed) for seed in range(num_random)]
-    return Subject(source, checkpoint.name if checkpoint else None, backbone, twins, config, read_metrics(folder))
+    start, name = starting_weights(backbone, config), checkpoint.name if checkpoint else None
+    return Subject(source, name, backbone, twins, start, config, read_metrics(folder))

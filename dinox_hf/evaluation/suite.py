@@ -10,12 +10,22 @@ import numpy as np
 from tqdm import tqdm
 
 from .attention import attention_record, look
+from .before_after import before_after_record
 from .collapse import collapse_scores
 from .features import POOLINGS, Backbone, cached, pooled_features
 from .learning import learning_criteria, learning_facts
 from .material import Material, gather
 from .pictures import draw_all
-from .probe_suite import ProbeInputs, answer_all, mean_gain, probe_record, questions
+from .probe_suite import (
+    BACKBONE,
+    RANDOM,
+    START,
+    ProbeInputs,
+    answer_all,
+    mean_gain,
+    probe_record,
+    questions,
+)
 from .report import write_report
 from .subject import EvaluationSettings, Subject, load_subject
 
@@ -39,13 +49,16 @@ def evaluate(source: str, data: str | None, out: str | None, settings: Evaluatio
     """
     subject = load_subject(source, settings.num_random)
     folder, out_folder = subject.data_folder(data), subject.out_folder(out)
-    num_parts = 1 + (1 + settings.num_random) + len(questions()) + 2 + 1
+    # Nothing where the run began with a random draw, or where the weights are gone.
+    start = [subject.start.backbone] if subject.start and subject.start.backbone else []
+    num_parts = 1 + (1 + len(start) + settings.num_random) + len(questions()) + 2 + 1
     with tqdm(total=num_parts, desc="evaluate", unit="part") as progress:
         material = gather(subject, folder, settings)
         progress.update()
-        networks = [subject.backbone, *subject.twins]
-        trained, *random = _features(networks, material, out_folder / "features", progress.update)
-        inputs = _probe_inputs(material, trained, random)
+        networks = [subject.backbone, *start, *subject.twins]
+        trained, *rest = _features(networks, material, out_folder / "features", progress.update)
+        before, random = (rest[0] if start else None), rest[len(start) :]
+        inputs = _probe_inputs(material, trained, before, random)
         answers = answer_all(inputs, settings.num_seeds, os.cpu_count() or 1, progress.update)
         fields = []
         for scale in (1, 2):  # the field of the probe, and twice its side at the same millimetres per pixel
@@ -54,11 +67,12 @@ def evaluate(source: str, data: str | None, out: str | None, settings: Evaluatio
             fields.append(look(subject.backbone, subject.twins, material.scans, nodules, field_mm, size_px))
             progress.update()
         report = _about(subject, material, settings, folder)
-        report["collapse"] = _collapse(material, trained, random)
+        report["collapse"] = _collapse(material, trained, before, random)
         report["probes"] = [probe_record(answer) for answer in answers]
         report["cls_gain"] = mean_gain(answers)
         others = [mean_gain(answers, pooling) for pooling in POOLINGS if pooling != "cls"]
         report["other_gains"] = [gain for gain in others if gain is not None]
+        report["before_after"] = before_after_record(subject.start, answers)
         report["attention"] = [attention_record(field, material.nodules) for field in fields]
         facts = learning_facts(subject.config, subject.records)
         gain = report["cls_gain"] and report["cls_gain"]["gain"]
@@ -87,7 +101,9 @@ def _features(networks: list[Backbone], material: Material, cache: Path, done: C
     return by_network
 
 
-def _probe_inputs(material: Material, trained: Features, random: list[Features]) -> ProbeInputs:
+def _probe_inputs(
+    material: Material, trained: Features, start: Features | None, random: list[Features]
+) -> ProbeInputs:
     nodules, fields_hu = material.nodules, material.images["nodules"]
     middle = fields_hu[:, fields_hu.shape[1] // 2]
     return ProbeInputs(
@@ -95,13 +111,14 @@ def _probe_inputs(material: Material, trained: Features, random: list[Features])
         diameter_mm=np.array([nodule.diameter_mm for nodule in nodules]),
         ratings={name: [nodule.ratings[name] for nodule in nodules] for name in nodules[0].ratings},
         trained=trained["nodules"],
+        start=start["nodules"] if start else None,
         random=[features["nodules"] for features in random],
         pixels=middle.reshape(len(middle), -1),
     )
 
 
-def _collapse(material: Material, trained: Features, random: list[Features]) -> dict[str, Any]:
-    """CLS features of nodules and of slices, each beside the random twins' mean."""
+def _collapse(material: Material, trained: Features, start: Features | None, random: list[Features]) -> dict[str, Any]:
+    """CLS features of nodules and of slices, each beside those of the starting weights and the random twins' mean."""
     record = {}
     for name, patients in (("nodules", material.nodule_patients), ("slices", material.slice_patients)):
         twins = [collapse_scores(features[name]["cls"], patients) for features in random]
@@ -109,7 +126,10 @@ def _collapse(material: Material, trained: Features, random: list[Features]) -> 
             key: None if value is None else type(value)(np.mean([twin[key] for twin in twins]))
             for key, value in twins[0].items()
         }
-        record[name] = {"backbone": collapse_scores(trained[name]["cls"], patients), "random weights": mean}
+        record[name] = {BACKBONE: collapse_scores(trained[name]["cls"], patients)}
+        if start is not None:
+            record[name][START] = collapse_scores(start[name]["cls"], patients)
+        record[name][RANDOM] = mean
     return record
 
 

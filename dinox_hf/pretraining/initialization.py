@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from ..model.checkpoint_keys import load_weights, refuse_other_tensors
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
+from ..model.weight_files import sha256_of
 from .checkpoint import latest_checkpoint
 from .checkpoint_folders import refuse_damage
 from .config import InitConfig, PretrainConfig
@@ -129,6 +130,7 @@ def _origin_of(folder: Path, checkpoint: Path, init: InitConfig) -> Origin:
         "from_run": str(folder),
         "step": _step_of(checkpoint),
         "take": init.take,
+        "sha256": sha256_of([checkpoint / "backbone" / "model.safetensors"]),
         **{name: before.get(name) for name in ("dinox_hf_commit", "data_fingerprint", "data_num_slices")},
         "origin": before.get("origin"),
     }

@@ -4,7 +4,8 @@ from dinox_hf.evaluation.subject import Subject
 
 
 def said(data: dict | None, folder: Path) -> str:
-    subject = Subject("run", "step_00000001", backbone=None, twins=[], config=data and {"data": data}, records=[])
+    config = data and {"data": data}
+    subject = Subject("run", "step_00000001", backbone=None, twins=[], start=None, config=config, records=[])
     return subject.seen_in_pretraining(folder)
 
 

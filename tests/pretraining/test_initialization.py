@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 import training.pretrain as script
+from dinox_hf.model import weight_files
 from dinox_hf.model.checkpoint_keys import ours_to_meta
-from dinox_hf.pretraining import released_weights
 from dinox_hf.pretraining.initialization import initialize, recorded_origin, take_moments
 from dinox_hf.pretraining.optimizer import build_optimizer
 from dinox_hf.pretraining.self_distillation import SelfDistillation
@@ -299,7 +299,7 @@ def test_without_a_network_the_way_to_the_weights_is_told(data, tmp_path, monkey
     def offline(*_arguments, **_how):
         raise LocalEntryNotFoundError("no connection")
 
-    monkeypatch.setattr(released_weights, "snapshot_download", offline)
+    monkeypatch.setattr(weight_files, "snapshot_download", offline)
     with pytest.raises(
         RuntimeError, match=r"run `hf download facebook/dinov3-x --local-dir dinov3-x`.*--init=dinov3-x"
     ):
