@@ -186,6 +186,41 @@ def draw_probes(path: Path, probes: list[dict[str, Any]]) -> None:
         _save(figure, path)
 
 
+def draw_patch_probes(path: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """One line a question: trained with and without Gram anchoring beside the controls, CLS left and pooled right.
+
+    Args:
+        path: the PNG.
+        rows: by question or average, its scores: features, pooling, auc, interval and by_network.
+    """
+    networks = [("trained", BLUE, "o"), ("trained with Gram", RED, "s"), ("random weights", GREY, "o")]
+    controls = [("raw pixels, PCA-64", GREEN, "^"), ("size only", ORANGE, "D")]
+    panels = {"CLS token": "cls", "Mean of patch tokens": "mean", "Maximum of patch tokens": "max"}
+    with plt.rc_context(_STYLE | {"axes.spines.left": False}):
+        figure, axes = plt.subplots(1, len(panels), figsize=(12.5, 0.62 * len(rows) + 1.5), sharex=True, sharey=True)
+        for axis, (title, pooling) in zip(axes, panels.items(), strict=True):
+            shown = [(name, pooling, *how) for name, *how in networks] + [(name, "–", *how) for name, *how in controls]
+            for position, scores in enumerate(rows.values()):
+                by_name = {(score["features"], score["pooling"]): score for score in scores}
+                if position % 2:
+                    axis.axhspan(position - 0.5, position + 0.5, color="#F6F6F6", zorder=0)
+                for line, (features, tokens, colour, marker) in enumerate(shown):
+                    score = by_name[features, tokens]
+                    y = position + 0.15 * (line - (len(shown) - 1) / 2)
+                    axis.plot(score["interval"], [y, y], color=colour, linewidth=1.3, alpha=0.55)
+                    axis.plot(score["by_network"], [y] * len(score["by_network"]), "|", color=colour, markersize=4.5)
+                    axis.plot(score["auc"], y, marker, color=colour, markersize=5, label=features, zorder=3)
+            axis.axvline(0.5, color=GREY, linestyle="--", linewidth=1)
+            axis.set(title=title, xlabel="AUC", ylim=(len(rows) - 0.5, -0.5))
+            axis.tick_params(axis="y", length=0)
+            axis.grid(visible=False, axis="y")
+        axes[0].set_yticks(range(len(rows)), list(rows))
+        handles = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
+        figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=len(handles), handletextpad=0.2)
+        figure.tight_layout(rect=(0, 0, 1, 0.95))
+        _save(figure, path)
+
+
 def _curve(axis: Axes, records: list[dict[str, float]], name: str, colour: str, label: str) -> None:
     points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
     if points:

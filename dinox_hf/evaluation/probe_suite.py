@@ -159,7 +159,7 @@ def _answer(question: Question, inputs: ProbeInputs, num_seeds: int, resamples: 
     rows = np.flatnonzero(~np.isnan(labels))
     labels, patient_ids = labels[rows].astype(int), inputs.patient_ids[rows]
     answer = Answer(question, len(rows), int(labels.sum()), len(np.unique(patient_ids)))
-    answer.not_measured = _too_few(labels, patient_ids)
+    answer.not_measured = too_few(labels, patient_ids)
     if answer.not_measured is None:
         folds = repeated_folds(labels, patient_ids, num_seeds)
         for name, scores in _all_scores(inputs, rows, labels, folds):
@@ -168,7 +168,7 @@ def _answer(question: Question, inputs: ProbeInputs, num_seeds: int, resamples: 
     return answer
 
 
-def _too_few(labels: np.ndarray, patient_ids: np.ndarray) -> str | None:
+def too_few(labels: np.ndarray, patient_ids: np.ndarray) -> str | None:
     """Why these labels cannot be probed, or None."""
     for value in (1, 0):
         nodules = int((labels == value).sum())
