@@ -6,7 +6,7 @@ OUT ?= outputs/quickstart
 # No test and no quickstart step talks to the network.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
-.PHONY: setup quickstart test test-long style quality clean
+.PHONY: setup quickstart learn test test-long style quality clean
 
 setup: .venv/.installed
 
@@ -21,6 +21,10 @@ setup: .venv/.installed
 
 quickstart: setup
 	@$(OFFLINE) sh training/quickstart.sh $(BIN) $(OUT)
+
+# Real images, no GPU; half an hour on two cores. docs/learning.md has the results.
+learn: setup
+	$(OFFLINE) $(BIN)/python training/learn.py
 
 test: setup
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not long and not gpu"
