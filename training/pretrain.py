@@ -144,6 +144,7 @@ def build_loader(config: PretrainConfig, accelerator: Accelerator) -> PretrainLo
         "rank": accelerator.process_index,
         "world_size": accelerator.num_processes,
         "num_workers": config.data.num_workers,
+        "pin_memory": config.data.pin_memory,
         "z_stride": config.data.z_stride,
         "neighbour_mm": config.data.neighbour_mm,
     }

@@ -39,10 +39,12 @@ class CropLoader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        pin_memory: bool = True,
     ) -> None:
         for variant in crops.variants:
             _check_multiples(variant, patch_size)
         self.batch_size, self.accumulate, self.num_workers = batch_size, accumulate, num_workers
+        self.pin_memory = pin_memory and torch.cuda.is_available()
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self._slices_per_example = 3 if intensity.channels == "neighbours" else 1  # of one example
         self._multi_crops = [MultiCrop(variant, intensity) for variant in crops.variants]
@@ -68,7 +70,7 @@ class CropLoader:
             batch_size=None,
             num_workers=self.num_workers,
             worker_init_fn=_leave_signals_to_the_run,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
             # DataLoader draws a seed for its workers; from a generator of its own, the run's draws are left alone.
             generator=torch.Generator(),
         )
@@ -120,6 +122,7 @@ class PretrainLoader(CropLoader):
         num_workers: processes that cut crops; 0 cuts them here. It changes no number.
         z_stride: an epoch takes every n-th slice of a series, the next one those a slice further on.
         neighbour_mm: distance of the neighbours where `intensity.channels` asks for them; None for adjacent slices.
+        pin_memory: batches in page-locked memory, where there is an accelerator. It changes no number.
 
     Raises:
         ValueError: if a crop size is not a multiple of the patch size.
@@ -140,10 +143,10 @@ class PretrainLoader(CropLoader):
         num_workers: int = 0,
         z_stride: int = 1,
         neighbour_mm: float | None = None,
+        pin_memory: bool = True,
     ) -> None:
-        super().__init__(
-            crops, intensity, masking, patch_size, batch_size, accumulate, seed, rank, world_size, num_workers
-        )
+        how = (patch_size, batch_size, accumulate, seed, rank, world_size, num_workers, pin_memory)
+        super().__init__(crops, intensity, masking, *how)
         self.slices = slices if isinstance(slices, SliceMixture) else SliceMixture([slices])
         self._neighbour_mm = neighbour_mm
         window = self._window(z_stride)

@@ -37,7 +37,7 @@ class StreamLoader(CropLoader):
         sets: the streamed sets.
         weights: share of the examples that comes from each, in any unit.
         crops, intensity, masking, patch_size, batch_size, accumulate, seed, rank, world_size, num_workers, z_stride,
-            neighbour_mm: as of `PretrainLoader`.
+            neighbour_mm, pin_memory: as of `PretrainLoader`.
         buffer_size: slices that wait in each worker, half a megabyte each.
 
     Raises:
@@ -61,10 +61,10 @@ class StreamLoader(CropLoader):
         z_stride: int = 1,
         neighbour_mm: float | None = None,
         buffer_size: int = 1024,
+        pin_memory: bool = True,
     ) -> None:
-        super().__init__(
-            crops, intensity, masking, patch_size, batch_size, accumulate, seed, rank, world_size, num_workers
-        )
+        how = (patch_size, batch_size, accumulate, seed, rank, world_size, num_workers, pin_memory)
+        super().__init__(crops, intensity, masking, *how)
         self._sets, self._z_stride, self._neighbour_mm = tuple(sets), z_stride, neighbour_mm
         self._counts = pattern_of(shares_of(weights, len(sets)) * batch_size)
         self._buffer_size = buffer_size

@@ -43,6 +43,7 @@ class DataConfig:
     streaming: bool = False
     shuffle_buffer: int = 1024  # slices that wait in each worker while streaming, half a megabyte each
     num_workers: int = 2  # processes that cut crops; changes speed, never a number unless streaming
+    pin_memory: bool = True  # page-locked batches, from which an accelerator copies meanwhile; no number changes
 
     def __post_init__(self) -> None:
         if self.folders:
