@@ -1,6 +1,7 @@
 """Cross-entropy over very many prototypes: the logits of the student exist once, and nothing else of their size."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -39,10 +40,9 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(logits, targets)
         ctx.temperature, ctx.pairs = temperature, pairs
         losses = torch.empty(logits.shape[:2], dtype=torch.float32, device=logits.device)
-        for crop, rows in _parts(logits):
+        for crop, rows, target in _parts(logits, targets, pairs):
             scores = logits[crop, rows].float() / temperature
-            target = _joint_target(targets, rows, pairs[crop])
-            losses[crop, rows] = -(scores.log_softmax(-1) * target).sum(-1)
+            losses[crop, rows] = -torch.linalg.vecdot(scores.log_softmax(-1), target)
         return losses
 
     @staticmethod
@@ -50,23 +50,28 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx, factors: Tensor) -> tuple[Tensor, None, None, None]:
         logits, targets = ctx.saved_tensors
         gradient = torch.empty_like(logits)
-        for crop, rows in _parts(logits):
+        for crop, rows, target in _parts(logits, targets, ctx.pairs):
             probs = (logits[crop, rows].float() / ctx.temperature).softmax(-1)
-            target = _joint_target(targets, rows, ctx.pairs[crop])
-            difference = probs.mul_(target.sum(-1, keepdim=True)).sub_(target)
-            gradient[crop, rows] = difference.mul_(factors[crop, rows, None] / ctx.temperature).to(logits.dtype)
+            factor = factors[crop, rows, None] / ctx.temperature
+            # factor * (probs * sum of the target - target)
+            torch.addcmul(probs.mul_(factor * target.sum(-1, keepdim=True)), target, -factor, out=probs)
+            gradient[crop, rows] = probs
         return gradient, None, None, None
 
 
-def _parts(logits: Tensor) -> Iterator[tuple[int, slice]]:
+def _parts(logits: Tensor, targets: Tensor, pairs: tuple) -> Iterator[tuple[int, slice, Tensor]]:
+    """Crop, a few of its rows, and the (rows, K) float32 sum of the targets that count for it."""
     num_crops, num_rows, num_prototypes = logits.shape
     at_once = max(1, _MOST_NUMBERS // num_prototypes)
-    for crop in range(num_crops):
-        for first in range(0, num_rows, at_once):
-            yield crop, slice(first, first + at_once)
+    for first in range(0, num_rows, at_once):
+        rows = slice(first, first + at_once)
+        sums: dict[tuple[bool, ...], Tensor] = {}  # most crops have the same targets
+        for crop in range(num_crops):
+            if pairs[crop] not in sums:
+                sums[pairs[crop]] = _sum_of(targets[:, rows], pairs[crop])
+            yield crop, rows, sums[pairs[crop]]
 
 
-def _joint_target(targets: Tensor, rows: slice, counts: tuple[bool, ...]) -> Tensor:
-    """(rows, K) float32: the sum of the targets that count."""
-    chosen = [targets[crop, rows].float() for crop, counts_here in enumerate(counts) if counts_here]
-    return torch.zeros_like(targets[0, rows], dtype=torch.float32) if not chosen else sum(chosen)
+def _sum_of(targets: Tensor, counts: tuple[bool, ...]) -> Tensor:
+    chosen = [target.float() for target, counts_here in zip(targets, counts, strict=True) if counts_here]
+    return reduce(torch.add, chosen) if chosen else torch.zeros_like(targets[0], dtype=torch.float32)

@@ -7,9 +7,6 @@ from torch.distributed import ProcessGroup, ReduceOp
 
 from .precision import outside_autocast
 
-# As many rows are worked on at a time as make 16 MB.
-_MOST_NUMBERS = 2**22
-
 
 @torch.no_grad()
 @outside_autocast
@@ -21,9 +18,10 @@ def sinkhorn_knopp(
     Sinkhorn-Knopp as in SwAV (arXiv:2006.09882) and DINOv3: from M = exp(logits / temperature), in turn divide every
     column (prototype) by its sum and every row (sample) by its sum. The last step is a row step, so rows sum to one.
 
-    The usual constants, 1/K for columns and 1/M for rows, cancel in the next row step and are left out. The first
-    iteration runs on logarithms, where its row step is a softmax; after it a column sums to at least 1/K and nothing
-    can overflow or vanish, whatever the logits. The other iterations only update one factor per row and per column.
+    The usual constants, 1/K for columns and 1/M for rows, cancel in the next row step and are left out. So does any
+    other factor of a column, and of a row once its sum has been weighed: what is exponentiated are scores minus the
+    largest of their column, minus the largest that is then left in their row. Every column and every row holds a 1;
+    nothing can overflow or vanish, whatever the logits. The iterations only update one factor per row and per column.
 
     The result is that of one process on the joined rows of all ranks. One row alone gives the uniform target.
 
@@ -61,15 +59,25 @@ def sinkhorn_knopp_(scores: Tensor, num_iterations: int = 3, group: ProcessGroup
     Returns:
         `scores`, now with rows that sum to one.
     """
-    scores.sub_(_logsumexp_of_rows(scores, group))
-    for rows in _few_rows(scores):
-        rows.copy_(rows.softmax(dim=1))
-    row_factor = scores.new_ones(len(scores))
-    column_factor = scores.new_ones(scores.shape[1])
+    largest_of_columns = _reduce(_largest_of_columns(scores), ReduceOp.MAX, group)
+    column_sums = scores.new_zeros(scores.shape[1])
+    row_factor = scores.new_empty(len(scores))
+    parts = list(zip(*(each.split(_rows_at_once(scores)) for each in (scores, row_factor)), strict=True))
+    for rows, factor in parts:
+        torch.amax(rows.sub_(largest_of_columns), dim=1, out=factor)
+        rows.sub_(factor[:, None]).exp_()
+        column_sums.addmv_(rows.T, factor.exp_())
     for _ in range(num_iterations - 1):
-        column_factor = 1 / _reduce(row_factor @ scores, ReduceOp.SUM, group)
-        row_factor = 1 / (scores @ column_factor)
-    return scores.mul_(row_factor[:, None]).mul_(column_factor)
+        column_factor = 1 / _reduce(column_sums, ReduceOp.SUM, group)
+        column_sums = torch.zeros_like(column_factor)
+        for rows, factor in parts:
+            torch.mv(rows, column_factor, out=factor)
+            column_sums.addmv_(rows.T, factor.reciprocal_())
+    column_factor = 1 / _reduce(column_sums, ReduceOp.SUM, group)
+    for rows, _factor in parts:
+        rows.mul_(column_factor)
+        rows.div_(rows.sum(dim=1, keepdim=True))
+    return scores
 
 
 @torch.no_grad()
@@ -109,19 +117,14 @@ def update_center(center: Tensor, logits: Tensor, momentum: float = 0.9, group: 
     return torch.lerp(center, (sums[:-1] / sums[-1]).expand_as(center), 1 - momentum)
 
 
-def _logsumexp_of_rows(scores: Tensor, group: ProcessGroup | None) -> Tensor:
-    """(M, K) on each rank -> (K,) log of the column sums of exp(scores) over all ranks; a rank without rows adds 0."""
-    largest = scores.amax(dim=0) if len(scores) else scores.new_full(scores.shape[1:], -torch.inf)
-    largest = _reduce(largest, ReduceOp.MAX, group)
-    sums = torch.zeros_like(largest)
-    for rows in _few_rows(scores):
-        sums += (rows - largest).exp_().sum(dim=0)
-    return largest + _reduce(sums, ReduceOp.SUM, group).log()
+def _rows_at_once(scores: Tensor) -> int:
+    """A CPU keeps 4 MB in its cache: a row's factor and what the row adds to the columns then cost one reading."""
+    return max(1, 2**20 // scores.shape[1]) if scores.device.type == "cpu" else max(1, len(scores))
 
 
-def _few_rows(scores: Tensor) -> tuple[Tensor, ...]:
-    """Views of some rows at a time, so that what is computed from them stays small."""
-    return scores.split(max(1, _MOST_NUMBERS // scores.shape[1]))
+def _largest_of_columns(scores: Tensor) -> Tensor:
+    """(M, K) -> (K,), also of no rows at all."""
+    return scores.amax(dim=0) if len(scores) else scores.new_full(scores.shape[1:], -torch.inf)
 
 
 def _reduce(tensor: Tensor, operation: ReduceOp.RedOpType, group: ProcessGroup | None) -> Tensor:

@@ -84,7 +84,7 @@ def test_centre_moves_a_tenth_of_the_way_to_the_mean_by_hand():
 def test_in_place_it_gives_the_same_and_makes_no_second_matrix(monkeypatch):
     logits = torch.randn(60, 1000, generator=torch.Generator().manual_seed(0))
     expected = sinkhorn_knopp(logits, 0.07)
-    monkeypatch.setattr(module, "_MOST_NUMBERS", 7 * 1000)  # seven rows at a time
+    monkeypatch.setattr(module, "_rows_at_once", lambda _: 7)
     scores = logits / 0.07
     with AllocationMeter() as meter:
         targets = sinkhorn_knopp_(scores)
