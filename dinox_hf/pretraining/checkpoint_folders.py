@@ -23,7 +23,10 @@ def seal(folder: Path, step: int) -> None:
     """Write `state.json` as the last file of a checkpoint, and wait until all of it is on the disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): [path.stat().st_size, _crc32(path)] for path in files}
-    (folder / _STATE).write_text(json.dumps({"step": step, "files": sums}, indent=1))
+    state = folder / _STATE
+    state.write_text(json.dumps({"step": step, "files": sums}, indent=1))
+    for path in files:
+        path.chmod(state.stat().st_mode)  # safetensors lets the owner alone read its files, whatever the umask says
     for path in [*folder.rglob("*"), folder]:
         flush(path)
 

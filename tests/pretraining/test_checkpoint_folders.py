@@ -111,6 +111,14 @@ def test_a_run_with_damaged_checkpoints_only_does_not_begin_anew(tmp_path):
     assert names(tmp_path) == ["step_00000005", "step_00000009"]
 
 
+def test_whoever_may_read_one_file_of_a_checkpoint_may_read_all(tmp_path):
+    folder = tmp_path / "checkpoints" / "step_00000005"
+    folder.mkdir(parents=True)
+    (folder / "training.safetensors").touch(mode=0o600)
+    seal(folder, 5)
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
 def test_without_checkpoints_there_is_none(tmp_path):
     assert newest_whole(tmp_path, pytest.fail) is None
 
