@@ -126,7 +126,7 @@ class Run:
         Raises:
             RuntimeError: too many steps in a row were skipped, or an alarm has sounded for as long as was allowed.
         """
-        values = {name: float(value) for name, value in metrics.items()}
+        values = self._means(metrics)
         measured = self.health.measure(step, values["teacher_temperature"])
         record = {"step": step + 1, **values, **measured, **self.speed.report(step + 1)}
         if self.accelerator.is_main_process:
@@ -181,6 +181,12 @@ class Run:
                 f"goes on."
             )
         print(f"Run folder: {self.folder} (run.yaml, metrics.jsonl, alarms.jsonl, pictures/, checkpoints/)")
+
+    def _means(self, metrics: dict[str, Tensor | float]) -> dict[str, float]:
+        """Plain floats; what each process has its own of, such as its slices' losses, is averaged over all of them."""
+        own = {name: value.float() for name, value in metrics.items() if isinstance(value, Tensor)}
+        joint = self.accelerator.reduce(torch.stack(list(own.values())), reduction="mean")
+        return metrics | dict(zip(own, joint.tolist(), strict=True))
 
     def _in_short(self, record: dict[str, float]) -> str:
         """What stands behind the progress bar, which itself shows steps, time gone and time left."""

@@ -29,11 +29,13 @@ SETTINGS = ("--batch.size=2", "--batch.accumulate=2", "--losses.koleo_scope=step
 def work(rank, data, folder):
     """For each way one whole run, and one that a signal to the first process stops and a second call ends."""
     train_step = script.training_step
-    kinds = []
+    kinds, losses = [], []
 
     def noting_the_kind(accelerator, model, *rest):
         kinds.append(type(model))
-        return train_step(accelerator, model, *rest)
+        metrics, targets = train_step(accelerator, model, *rest)
+        losses.append(metrics["ibot"])
+        return metrics, targets
 
     script.training_step = noting_the_kind
     for way, (accelerator, kind) in WAYS.items():
@@ -50,7 +52,7 @@ def work(rank, data, folder):
         script.main(tiny_config(data, folder / way / "stopped", *SETTINGS), resume="always")
         assert len(kinds) == 12 and all(issubclass(found, kind) for found in kinds)
         kinds.clear()
-    return {"num_processes": torch.tensor(dist.get_world_size())}
+    return {"num_processes": torch.tensor(dist.get_world_size()), "ibot": torch.stack(losses[:6])}
 
 
 def stop_after(step, rank, watch=Run.watch):
@@ -83,8 +85,15 @@ def test_a_run_of_two_processes_stopped_and_resumed_is_the_same_run(way, process
     assert (folder / way / "stopped" / "pictures" / "step_00000006.png").exists()
 
 
+def test_losses_are_logged_as_means_over_the_processes(processes, folder):
+    own = torch.stack([found["ibot"] for found in processes])
+    means = [line["ibot"] for line in logged(folder / next(iter(WAYS)) / "whole")]
+    assert means == pytest.approx(own.mean(0).tolist(), rel=1e-7)
+    assert own[0].tolist() != pytest.approx(means, rel=1e-5), "each process has slices of its own"
+
+
 def test_sharded_or_not_the_run_logs_the_same(processes, folder):
-    """All the numbers of the first process, instruments included; AdamW makes more of rounding with every step."""
+    """All the numbers, instruments of the first process included; AdamW makes more of rounding with every step."""
     for sharded, whole in zip(*(logged(folder / way / "whole") for way in ("fsdp", "ddp")), strict=True):
         assert sharded == pytest.approx(whole, rel=1e-4 if whole["step"] == 1 else 1e-2, abs=1e-4)
 
