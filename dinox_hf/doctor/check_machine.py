@@ -18,6 +18,7 @@ STRIX_HALO = "gfx1151"
 _GPU_SHARE = 0.75
 _SLOWING = ("CUDA_LAUNCH_BLOCKING", "HIP_LAUNCH_BLOCKING", "AMD_SERIALIZE_KERNEL", "AMD_SERIALIZE_COPY")
 _HIDING = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+_PREFER_CK = "TORCH_ROCM_FA_PREFER_CK"
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
@@ -69,7 +70,7 @@ def check_kernel(platform: Platform) -> Finding | None:
     The GPU has half again as many vector registers as its relatives. Kernels before 6.17.9 and 6.18, and ROCm before
     7.2, save too few of them and hang or fault; Ubuntu's OEM kernels have the correction since 6.14.0-1018.
     """
-    if platform.arch != STRIX_HALO:
+    if not _is_strix_halo(platform):
         return None
     kernel, rocm = _version(platform.kernel), _version(platform.toolkit or "")
     found, expected = f"{platform.kernel} with ROCm {platform.toolkit}", "kernel >= 6.18, ROCm >= 7.2"
@@ -86,7 +87,7 @@ def check_memory(platform: Platform, memory: Memory) -> Finding:
     """How much of the installed memory can a run really have?"""
     if platform.backend == "cpu":
         return _check_ram(memory)
-    if platform.backend == "rocm" and (platform.is_integrated or platform.arch == STRIX_HALO):
+    if platform.backend == "rocm" and (platform.is_integrated or _is_strix_halo(platform)):
         return _check_shared_memory(memory)
     total, free = memory.device_total or 0, memory.device_free or 0
     found = f"torch sees {_gib(total)}, {_gib(free)} free"
@@ -131,14 +132,18 @@ def check_environment(platform: Platform, environment: dict[str, str]) -> list[F
 
 def _harmful(platform: Platform, environment: dict[str, str]) -> Finding | None:
     override = environment.get("HSA_OVERRIDE_GFX_VERSION")
-    if platform.backend == "rocm" and override and _gfx(override) != platform.arch:
-        found = f"HSA_OVERRIDE_GFX_VERSION={override} on {platform.arch}"
+    hardware = platform.hardware_arch or platform.arch
+    if platform.backend == "rocm" and override and _gfx(override) != hardware:
+        found = f"HSA_OVERRIDE_GFX_VERSION={override} on {hardware}"
         return Finding("environment", "FAIL", found, "none: kernels of another GPU", "unset HSA_OVERRIDE_GFX_VERSION")
     allocator = next((name for name in _ALLOCATOR if name in environment), None)
     options = environment.get(allocator or "", "")
     if platform.backend == "rocm" and "expandable_segments:True" in options and "max_split_size_mb" in options:
         mend = f"drop one of the two from {allocator}; together they lost data on ROCm 7.14"
         return Finding("environment", "FAIL", f"{allocator}={options}", "", mend)
+    if _is_strix_halo(platform) and environment.get(_PREFER_CK, "0") != "0":
+        mend = f"unset {_PREFER_CK}: torch has Composable Kernel for gfx942 and gfx950"
+        return Finding("environment", "warn", f"{_PREFER_CK} is set", "", mend)
     slowing = [name for name in _SLOWING if environment.get(name, "0") != "0"]
     if platform.backend != "cpu" and slowing:
         return Finding("environment", "warn", f"{slowing[0]} is set", "", f"unset {slowing[0]}: every kernel waits")
@@ -149,11 +154,15 @@ def _missing(platform: Platform, environment: dict[str, str]) -> Finding | None:
     if platform.backend == "cpu" and platform.threads < platform.cores:
         found = f"{platform.threads} of {platform.cores} cores compute"
         return Finding("environment", "warn", found, "", f"export OMP_NUM_THREADS={platform.cores}")
-    if platform.arch == STRIX_HALO:
+    if _is_strix_halo(platform):
         missing = [f"{name}={value}" for name, value in ROCM_ENVIRONMENT.items() if environment.get(name) != value]
         if missing:
             return Finding("environment", "warn", f"not set: {' '.join(missing)}", "", ROCM_ENV_FILE)
     return None
+
+
+def _is_strix_halo(platform: Platform) -> bool:
+    return platform.backend == "rocm" and STRIX_HALO in (platform.arch, platform.hardware_arch)
 
 
 def _version(text: str) -> tuple[int, ...]:

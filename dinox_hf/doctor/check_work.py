@@ -74,13 +74,17 @@ def check_matmul(platform: Platform, work: Work, environment: dict[str, str]) ->
         mend = "export TORCH_BLAS_PREFER_HIPBLASLT=1, and compare"
     else:
         mend = "raise the power limit, end other jobs, or try another torch build"
-    peak = peak_of(platform.device, platform.arch).tflops if work.dtype == "bfloat16" else UNKNOWN.tflops
+    peak = (
+        peak_of(platform.device, platform.hardware_arch or platform.arch).tflops
+        if work.dtype == "bfloat16"
+        else UNKNOWN.tflops
+    )
     return _against_peak("matmul", work, "matmul", work.tflops, peak, f"TFLOP/s {work.dtype}", _ENOUGH_TFLOPS, mend)
 
 
 def check_copy(platform: Platform, work: Work) -> Finding:
     """Memory bandwidth, on which norms, activations and the optimizer live."""
-    peak = peak_of(platform.device, platform.arch).gb_s
+    peak = peak_of(platform.device, platform.hardware_arch or platform.arch).gb_s
     mend = "raise the power limit, end other jobs; laptops: plug in the charger"
     return _against_peak("copy", work, "copy", work.copy_gb_s, peak, "GB/s", _ENOUGH_BANDWIDTH, mend)
 

@@ -16,7 +16,8 @@ class Platform:
     toolkit: str | None  # HIP or CUDA version of the build
     backend: Backend  # what torch really computes on here
     device: str  # its name, as the driver gives it
-    arch: str | None  # gfx1151, sm_90, …
+    arch: str | None  # gfx1151, sm_90, … as torch sees it, which HSA_OVERRIDE_GFX_VERSION can change
+    hardware_arch: str | None  # of an AMD GPU, as the kernel knows it
     built_for: tuple[str, ...]  # architectures that this torch has kernels for
     is_integrated: bool  # the GPU shares its memory with the CPU
     gpus: tuple[str, ...]  # makers of the GPUs that the operating system sees: amd, nvidia

@@ -29,7 +29,8 @@ def probe_platform(root: Path = Path("/")) -> Platform:
         toolkit=torch.version.hip or torch.version.cuda,
         backend=build if has_device else "cpu",
         device=properties.name if properties else _cpu_name(root),
-        arch=_arch(properties) if properties else None,
+        arch=(arch := _arch(properties) if properties else None),
+        hardware_arch=_hardware_arch(root, arch),
         built_for=tuple(torch.cuda.get_arch_list()) if has_device else (),
         is_integrated=bool(getattr(properties, "is_integrated", False)),
         gpus=_gpus(root),
@@ -66,6 +67,17 @@ def _arch(properties: object) -> str:
     if torch.version.hip:
         return properties.gcnArchName.split(":")[0]
     return f"sm_{properties.major}{properties.minor}"
+
+
+def _hardware_arch(root: Path, arch: str | None) -> str | None:
+    """gfx1151 from the kernel's 110501; of several GPUs the one that torch uses, else the first."""
+    found = []
+    for path in sorted(root.glob("sys/class/kfd/kfd/topology/nodes/*/properties")):
+        words = dict(line.split()[:2] for line in _text(path).splitlines() if len(line.split()) >= 2)
+        if version := int(words.get("gfx_target_version", 0)):  # 0: a CPU
+            major, minor, step = version // 10_000, version // 100 % 100, version % 100
+            found.append(f"gfx{major}{minor:x}{step:x}")
+    return arch if arch in found else next(iter(found), None)
 
 
 def _gpus(root: Path) -> tuple[str, ...]:

@@ -189,7 +189,7 @@ def _answers(tasks: list[str], device: str) -> Iterator[dict[str, object]]:
     for task in tasks:
         try:
             yield {"task": task, **answer(task, device)}
-        except RuntimeError as error:
+        except Exception as error:  # whatever a kernel's library raises is an answer
             yield {"task": task, "broken": (str(error).strip() or type(error).__name__).splitlines()[0]}
 
 

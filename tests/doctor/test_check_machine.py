@@ -149,8 +149,11 @@ def test_a_missing_switch_is_named_with_its_value(name):
 
 @pytest.mark.parametrize(("version", "verdict"), [("11.0.0", "FAIL"), ("11.5.0", "FAIL"), ("11.5.1", "ok")])
 def test_the_guise_of_another_gpu_is_a_failure(version, verdict):
-    finding = check_environment(HALO, GOOD_ENVIRONMENT | {"HSA_OVERRIDE_GFX_VERSION": version})[0]
-    assert finding.verdict == verdict
+    """Torch then sees the guise; the kernel still knows the GPU."""
+    environment = GOOD_ENVIRONMENT | {"HSA_OVERRIDE_GFX_VERSION": version}
+    guise = {"11.0.0": "gfx1100", "11.5.0": "gfx1150", "11.5.1": "gfx1151"}[version]
+    assert check_environment(replace(HALO, arch=guise), environment)[0].verdict == verdict
+    assert check_environment(replace(HALO, hardware_arch=None), environment)[0].verdict == verdict
 
 
 def test_harm_and_absence_are_two_lines():
@@ -164,6 +167,13 @@ def test_two_allocator_options_that_lost_data_together_are_a_failure(name):
     assert check_environment(HALO, GOOD_ENVIRONMENT | both)[0].verdict == "FAIL"
     assert check_environment(HALO, GOOD_ENVIRONMENT | {name: "expandable_segments:True"})[0].verdict == "ok"
     assert check_environment(CARD, both)[0].verdict == "ok"
+
+
+def test_composable_kernel_is_not_for_this_gpu():
+    prefer = {"TORCH_ROCM_FA_PREFER_CK": "1"}
+    finding = check_environment(HALO, GOOD_ENVIRONMENT | prefer)[0]
+    assert finding.verdict == "warn" and finding.mend.startswith("unset TORCH_ROCM_FA_PREFER_CK")
+    assert check_environment(replace(HALO, arch="gfx942", hardware_arch="gfx942"), prefer)[0].verdict == "ok"
 
 
 def test_a_debugging_switch_left_on_is_noticed():

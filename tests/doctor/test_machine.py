@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dinox_hf.doctor.machine import probe_environment, probe_memory, probe_platform
+from dinox_hf.doctor.machine import _hardware_arch, probe_environment, probe_memory, probe_platform
 
 GIB = 1 << 30
 
@@ -22,6 +22,8 @@ def root(tmp_path):
         "sys/class/drm/card1/device/vendor": "0x1002\n",
         "sys/class/drm/card1/device/mem_info_vram_total": f"{GIB // 2}\n",
         "sys/class/drm/card1/device/mem_info_gtt_total": f"{96 * GIB}\n",
+        "sys/class/kfd/kfd/topology/nodes/0/properties": "cpu_cores_count 32\ngfx_target_version 0\n",
+        "sys/class/kfd/kfd/topology/nodes/1/properties": "cpu_cores_count 0\ngfx_target_version 110501\n",
         "dev/kfd": "",
     }
     for name, text in files.items():
@@ -74,7 +76,22 @@ def test_a_rocm_device_is_named_without_its_features(root, monkeypatch):
     platform, memory = probe_platform(root), probe_memory(root)
     assert (platform.build, platform.backend, platform.toolkit) == ("rocm", "rocm", "7.14.60850")
     assert (platform.device, platform.arch, platform.is_integrated) == ("Radeon 8060S Graphics", "gfx1151", True)
+    assert platform.hardware_arch == "gfx1151"
     assert (memory.device_free, memory.device_total) == (95 * GIB, 96 * GIB)
+
+
+@pytest.mark.parametrize(("version", "name"), [("110501", "gfx1151"), ("90010", "gfx90a"), ("100300", "gfx1030")])
+def test_the_kernels_number_of_a_gpu_becomes_its_name(root, version, name):
+    (root / "sys/class/kfd/kfd/topology/nodes/1/properties").write_text(f"gfx_target_version {version}\n")
+    assert probe_platform(root).hardware_arch == name
+
+
+def test_of_two_gpus_the_one_that_torch_uses_counts(root):
+    second = root / "sys/class/kfd/kfd/topology/nodes/2/properties"
+    second.parent.mkdir()
+    second.write_text("gfx_target_version 110000\n")
+    assert _hardware_arch(root, "gfx1100") == "gfx1100"
+    assert _hardware_arch(root, "gfx1030") == "gfx1151"  # a guise
 
 
 def test_only_variables_that_matter_are_kept():

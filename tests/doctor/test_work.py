@@ -8,6 +8,8 @@ import torch
 from dinox_hf.doctor import work
 from dinox_hf.doctor.check_work import check_paths
 from dinox_hf.doctor.facts import Work
+from dinox_hf.model.configuration_dinov3_ct import Dinov3CTConfig
+from dinox_hf.model.modeling_dinov3_ct import Dinov3CTModel
 
 
 def test_the_shapes_are_those_of_our_networks():
@@ -95,6 +97,12 @@ def test_a_kernel_that_raises_is_broken_and_not_absent(small, monkeypatch):
     monkeypatch.setattr(work, "attention_path", lambda name: refuse)
     path = work.probe_path("flash", "cpu", torch.float32)
     assert path.is_available and path.reason == "HIP error: invalid argument"
+
+
+def test_our_network_attends_through_sdpa():
+    """The doctor asks SDPA for its choice, because that is what a run calls."""
+    config = Dinov3CTConfig.preset("vit_tiny")
+    assert Dinov3CTModel(config).config._attn_implementation == "sdpa"
 
 
 def test_the_choice_of_torch_is_one_of_its_paths():
