@@ -31,7 +31,8 @@ from reference_loader import (
     write_png,
 )
 
-from dinox_hf.data.crops import CropsConfig, cut_hu
+from dinox_hf.data.crops import cut_hu
+from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import IntensityConfig, to_channels
 from dinox_hf.data.loader import PretrainLoader
 from dinox_hf.data.masking import MaskingConfig

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinox_hf.data.crops import Box, CropGeometry, CropsConfig, draw_geometries
+from dinox_hf.data.crops import Box, CropGeometry, draw_geometries
+from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import IntensityConfig
 from dinox_hf.model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 

@@ -25,6 +25,10 @@ class PretrainBatch(TensorRecord):
     # (M,) int64: where masks.flatten() is True. Found on the CPU unless given: an accelerator that is asked for the
     # masked patches by a bool mask makes the host wait until it has counted them.
     masked_places: Tensor | None = None
+    # (2B, 2), (L*B, 2) and (2B, 2) float32: mm per pixel of each crop, (y, x), for a network with metric coordinates.
+    global_spacing_mm: Tensor | None = None
+    local_spacing_mm: Tensor | None = None
+    gram_spacing_mm: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.masked_places is None:
@@ -39,6 +43,7 @@ class SliceBatch(TensorRecord):
     global_crops: DrawnCrops  # of 2B crops
     local_crops: DrawnCrops  # of L*B
     gram_crops: DrawnCrops | None
+    slice_spacing_mm: Tensor  # (B, 2) float64: mm per pixel of the slices, (y, x)
     masks: Tensor  # as in PretrainBatch
     rows: Tensor
     masked_places: Tensor
@@ -46,13 +51,17 @@ class SliceBatch(TensorRecord):
     def to(self, device: torch.device | str) -> PretrainBatch:
         """Move the slices, and cut the crops there."""
         here = super().to(device)
+        gram, spacing_mm = here.gram_crops, here.slice_spacing_mm
         return PretrainBatch(
             global_crops=cut_on_device(here.slices, here.global_crops),
             local_crops=cut_on_device(here.slices, here.local_crops),
-            gram_crops=None if here.gram_crops is None else cut_on_device(here.slices, here.gram_crops),
+            gram_crops=None if gram is None else cut_on_device(here.slices, gram),
             masks=here.masks,
             rows=here.rows,
             masked_places=here.masked_places,
+            global_spacing_mm=here.global_crops.spacing_mm(spacing_mm),
+            local_spacing_mm=here.local_crops.spacing_mm(spacing_mm),
+            gram_spacing_mm=None if gram is None else gram.spacing_mm(spacing_mm),
         )
 
 
@@ -72,7 +81,11 @@ def cut_batch(
             own_crops = getattr(draw, kind)
             cutter.cut(example.slices_hu, example.padding_hu, own_crops, crops.shape[-1], out=crops[:, place])
     crop_major = {kind: torch.from_numpy(crops).flatten(0, 1) for kind, crops in batch.items()}
-    return PretrainBatch(**{"gram_crops": None, **crop_major}, masks=masks, rows=_rows(examples))
+    spacing_mm = {
+        kind.replace("crops", "spacing_mm"): _spacing_mm(num, kind, examples, draws)
+        for kind, (num, _) in cutter.kinds.items()
+    }
+    return PretrainBatch(**{"gram_crops": None, **crop_major}, masks=masks, rows=_rows(examples), **spacing_mm)
 
 
 def stack_batch(
@@ -85,7 +98,14 @@ def stack_batch(
     }
     slices = stack_slices([each.slices_hu for each in examples], [each.padding_hu for each in examples])
     crops = {"gram_crops": None, **drawn}
-    return SliceBatch(slices, **crops, masks=masks, rows=_rows(examples), masked_places=places_of(masks))
+    return SliceBatch(
+        slices,
+        **crops,
+        slice_spacing_mm=torch.tensor([each.spacing_yx_mm for each in examples], dtype=torch.float64),
+        masks=masks,
+        rows=_rows(examples),
+        masked_places=places_of(masks),
+    )
 
 
 def places_of(masks: Tensor) -> Tensor:
@@ -96,6 +116,15 @@ def places_of(masks: Tensor) -> Tensor:
 def _crop_major(draws: Sequence[Sequence[CropDraw]]) -> list[CropDraw]:
     """Draws by slice and crop -> crop 0 of all slices, then crop 1, and so on."""
     return [draw for crop in zip(*draws, strict=True) for draw in crop]
+
+
+def _spacing_mm(num: int, kind: str, examples: Sequence[SliceExample], draws: Sequence[ExampleDraws]) -> Tensor:
+    """(num*B, 2) float32: millimetres per pixel of every crop of a kind."""
+    of_slices = [
+        [crop.geometry.spacing_mm(example.spacing_yx_mm) for crop in getattr(draw, kind)]
+        for example, draw in zip(examples, draws, strict=True)
+    ]
+    return torch.tensor(of_slices, dtype=torch.float32).view(len(of_slices), num, 2).transpose(0, 1).flatten(0, 1)
 
 
 def _rows(examples: Sequence[SliceExample]) -> Tensor:

@@ -33,6 +33,11 @@ class DrawnCrops(TensorRecord):
     has_blur: bool
     has_noise: bool
 
+    def spacing_mm(self, slice_spacing_mm: Tensor) -> Tensor:
+        """Millimetres per pixel of every crop, (N, 2) float32, from those of the slices, (B, 2)."""
+        boxes_mm = self.numbers[:, 2:4] * slice_spacing_mm.repeat(len(self.numbers) // len(slice_spacing_mm), 1)
+        return (boxes_mm / self.size).float()
+
 
 def drawn_crops(draws: Sequence[CropDraw], size: int, intensity: ct.IntensityConfig) -> DrawnCrops:
     """The draws of N crops as tensors; they stand crop-major: crop 0 of all slices, then crop 1, and so on."""

@@ -13,7 +13,9 @@ from .streaming import StreamedSlices
 
 
 class SliceExamples(Dataset):
-    """Every slice of a set as `{"pixel_values": (3, H, W) float32, "row": int}`, for `torch.utils.data.DataLoader`.
+    """Every slice of a set as `{"pixel_values": …, "spacing_mm": …, "row": …}`, for `torch.utils.data.DataLoader`.
+
+    pixel_values are (3, H, W) float32, spacing_mm (2,) float32 the mm per pixel of what the processor gives, (y, x).
 
         slices = SliceSet("outputs/lidc/dataset", "train")
         processor = Dinov3CTImageProcessor(channels="neighbours")
@@ -98,5 +100,6 @@ def _num_slices(processor: Dinov3CTImageProcessor) -> int:
 def _prepared(example: SliceExample, processor: Dinov3CTImageProcessor) -> dict[str, Tensor | int]:
     slices_hu = example.slices_hu
     image = np.stack(slices_hu) if len(slices_hu) == 3 else slices_hu[0]
-    prepared = processor(image, padding_hu=example.padding_hu, return_tensors="pt")
-    return {"pixel_values": prepared.pixel_values[0], "row": example.row}
+    given = {"spacing_mm": example.spacing_yx_mm, "padding_hu": example.padding_hu}
+    prepared = processor(image, return_tensors="pt", **given)
+    return {"pixel_values": prepared.pixel_values[0], "spacing_mm": prepared.spacing_mm[0], "row": example.row}

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .batches import Batch, cut_batch, stack_batch
-from .crops import NUM_GLOBAL_CROPS, CropsConfig, ExampleDraws, MultiCrop
+from .crops import NUM_GLOBAL_CROPS, ExampleDraws, MultiCrop
+from .crops_config import CropsConfig
 from .intensity.ct import IntensityConfig
 from .masking import MaskingConfig, batch_masks
 from .mixture import MixedOrder, SliceMixture, fits

@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .batches import Batch
-from .crops import CropsConfig
+from .crops_config import CropsConfig
 from .intensity.ct import IntensityConfig
 from .loader import CropLoader
 from .masking import MaskingConfig

@@ -44,8 +44,9 @@ def look(
     channels = backbone.processor.channels
     shifts = shifts_off_centre(len(nodules))
     fields_hu, masks = cut_nodules(scans, nodules, field_mm, size_px, channels, shifts)
-    random = [attention_maps(twin, fields_hu) for twin in twins]
-    return AttentionField(field_mm, fields_hu, masks, attention_maps(backbone, fields_hu), random)
+    spacing_mm = np.full((len(nodules), 2), field_mm / size_px)
+    trained, *random = (attention_maps(network, fields_hu, spacing_mm) for network in (backbone, *twins))
+    return AttentionField(field_mm, fields_hu, masks, trained, random)
 
 
 def attention_record(field: AttentionField, nodules: list[Nodule]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from ..data.crops import CropsConfig, draw_field
+from ..data.crops import CropGeometry, draw_field
+from ..data.crops_config import CropsConfig
 from ..metrics.effective_rank import effective_rank
 from .nodules import Field, ScanSet, cut_field
 
@@ -44,22 +45,25 @@ def collapse_scores(features: np.ndarray, patient_ids: np.ndarray) -> dict[str, 
 
 def sample_fields(
     scans: ScanSet, max_slices: int, field_mm: float, size_px: int, channels: str, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One field from each of up to `max_slices` slices, evenly spaced over the set, placed as pretraining places them.
 
     Returns:
-        (n, C, size_px, size_px) float32 HU and (n,) patient of each.
+        (n, C, size_px, size_px) float32 HU, (n,) patient of each, and (n, 2) its mm per pixel, (y, x): a field that
+        its slice cuts short is stretched to the same size.
     """
     rows = [(slices, row) for slices in scans.splits.values() for row in range(len(slices))]
     chosen = np.linspace(0, len(rows) - 1, min(max_slices, len(rows))).round().astype(int)
-    fields_hu, patients = [], []
+    fields_hu, patients, spacing_mm = [], [], []
     for position in chosen:
         slices, row = rows[position]
         pixels, padding_hu = slices.pixels(row), slices.padding_hu(row)
         rng = np.random.default_rng([seed, position])
-        box = draw_field(rng, pixels, CropsConfig(field_mm=field_mm), slices.spacing_mm(row)[1:], padding_hu)
+        slice_mm = slices.spacing_mm(row)[1:]
+        box = draw_field(rng, pixels, CropsConfig(field_mm=field_mm), slice_mm, padding_hu)
         field = Field((box.top + box.height / 2, box.left + box.width / 2), (box.height, box.width))
         slices_hu = slices.neighbours(row) if channels == "neighbours" else pixels[None]
         fields_hu.append(cut_field(slices_hu, field, size_px, padding_hu))
         patients.append(slices.patient_id(row))
-    return np.stack(fields_hu), np.array(patients)
+        spacing_mm.append(CropGeometry(box, size_px).spacing_mm(slice_mm))
+    return np.stack(fields_hu), np.array(patients), np.array(spacing_mm)

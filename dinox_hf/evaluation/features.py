@@ -70,44 +70,47 @@ def loaded_twin(backbone: Backbone, tensors: dict[str, Tensor]) -> Backbone:
     return _frozen(model, backbone.processor)
 
 
-def pooled_features(backbone: Backbone, fields_hu: np.ndarray) -> dict[str, np.ndarray]:
+def pooled_features(backbone: Backbone, fields_hu: np.ndarray, spacing_mm: np.ndarray) -> dict[str, np.ndarray]:
     """Every pooling of the tokens of one forward pass, as (N, D) float32; "cls+mean" is (N, 2D).
 
     Args:
         backbone: the network.
         fields_hu: (N, C, size, size) HU, C as the processor's `channels` asks for.
+        spacing_mm: (N, 2) mm per pixel of the fields, (y, x); only a network with metric coordinates looks at it.
     """
     pooled: dict[str, list[Tensor]] = {pooling: [] for pooling in POOLINGS}
     registers = backbone.model.config.num_register_tokens
     with torch.inference_mode():
-        for pixel_values in _batches(backbone, fields_hu):
-            tokens = backbone.model(pixel_values).last_hidden_state
+        for inputs in _batches(backbone, fields_hu, spacing_mm):
+            tokens = backbone.model(**inputs).last_hidden_state
             for pooling in POOLINGS:
                 pooled[pooling].append(pool_tokens(tokens, registers, pooling).float().cpu())
     return {pooling: torch.cat(batches).numpy() for pooling, batches in pooled.items()}
 
 
-def attention_maps(backbone: Backbone, fields_hu: np.ndarray) -> np.ndarray:
+def attention_maps(backbone: Backbone, fields_hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
     """Where the CLS token of the last layer looks: (N, heads, rows, columns) float32 on the patch grid.
 
-    Attention to the CLS and register tokens is left out; what remains of a head need not sum to 1.
+    Attention to the CLS and register tokens is left out; what remains of a head need not sum to 1. Arguments as of
+    `pooled_features`.
     """
     first_patch = 1 + backbone.model.config.num_register_tokens
     side = fields_hu.shape[-1] // backbone.patch_size
     maps = []
     with torch.inference_mode():
-        for pixel_values in _batches(backbone, fields_hu):
-            last_layer = backbone.model.cls_attention_rows(pixel_values)[-1]
+        for inputs in _batches(backbone, fields_hu, spacing_mm):
+            last_layer = backbone.model.cls_attention_rows(**inputs)[-1]
             maps.append(last_layer[:, :, 0, first_patch:].float().cpu().unflatten(-1, (side, side)))
     return torch.cat(maps).numpy()
 
 
-def patch_tokens(backbone: Backbone, fields_hu: np.ndarray) -> np.ndarray:
-    """Patch tokens after the final norm: (N, rows, columns, D) float32."""
+def patch_tokens(backbone: Backbone, fields_hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """Patch tokens after the final norm: (N, rows, columns, D) float32; arguments as of `pooled_features`."""
     first_patch = 1 + backbone.model.config.num_register_tokens
     side = fields_hu.shape[-1] // backbone.patch_size
     with torch.inference_mode():
-        tokens = [backbone.model(pixel_values).last_hidden_state for pixel_values in _batches(backbone, fields_hu)]
+        batches = _batches(backbone, fields_hu, spacing_mm)
+        tokens = [backbone.model(**inputs).last_hidden_state for inputs in batches]
     return torch.cat(tokens)[:, first_patch:].float().cpu().unflatten(1, (side, side)).numpy()
 
 
@@ -143,12 +146,13 @@ def _frozen(model: Dinov3CTModel, processor: Dinov3CTImageProcessor) -> Backbone
     return Backbone(model.eval().float().to(device), processor, digest.hexdigest()[:16])
 
 
-def _batches(backbone: Backbone, fields_hu: np.ndarray) -> Iterator[Tensor]:
-    """pixel_values in batches; the fields have their size already, so the processor only windows and normalises."""
+def _batches(backbone: Backbone, fields_hu: np.ndarray, spacing_mm: np.ndarray) -> Iterator[dict[str, Tensor]]:
+    """Inputs in batches; the fields have their size already, so the processor only windows and normalises."""
     size = fields_hu.shape[-1]
     batch_size = max(1, _TOKENS_PER_BATCH // (size // backbone.patch_size) ** 2)
     for start in range(0, len(fields_hu), batch_size):
         batch = list(fields_hu[start : start + batch_size])
         # Padding became air when the field was cut.
-        inputs = backbone.processor(batch, size={"height": size, "width": size}, padding_hu=None, return_tensors="pt")
-        yield inputs["pixel_values"].to(backbone.model.device)
+        given = {"spacing_mm": spacing_mm[start : start + batch_size], "padding_hu": None}
+        inputs = backbone.processor(batch, size={"height": size, "width": size}, return_tensors="pt", **given)
+        yield {name: tensor.to(backbone.model.device) for name, tensor in inputs.items()}

@@ -21,6 +21,7 @@ class Material:
     scans: ScanSet
     nodules: list[Nodule]
     images: dict[str, np.ndarray]  # "nodules" and "slices": (n, C, size, size) HU
+    spacing_mm: dict[str, np.ndarray]  # of the images: (n, 2) mm per pixel, (y, x)
     nodule_patients: np.ndarray  # (N,) patient of each nodule
     slice_patients: np.ndarray  # (n,) patient of each sampled slice
     field_mm: float
@@ -37,7 +38,7 @@ def gather(subject: Subject, folder: Path, settings: EvaluationSettings) -> Mate
     scans, nodules = ScanSet(folder), read_nodules(folder)
     size_px, field_mm, channels = subject.size_px(settings), settings.field_mm, subject.channels
     nodule_fields, _ = cut_nodules(scans, nodules, field_mm, size_px, channels)
-    slice_fields, slice_patients = sample_fields(scans, settings.max_slices, field_mm, size_px, channels)
+    slice_fields, slice_patients, slice_mm = sample_fields(scans, settings.max_slices, field_mm, size_px, channels)
     images = {"nodules": nodule_fields, "slices": slice_fields}
     digest = hashlib.sha256()
     for fields_hu in images.values():
@@ -46,6 +47,7 @@ def gather(subject: Subject, folder: Path, settings: EvaluationSettings) -> Mate
         scans=scans,
         nodules=nodules,
         images=images,
+        spacing_mm={"nodules": np.full((len(nodules), 2), field_mm / size_px), "slices": slice_mm},
         nodule_patients=np.array([nodule.patient_id for nodule in nodules]),
         slice_patients=slice_patients,
         field_mm=field_mm,

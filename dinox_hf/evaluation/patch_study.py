@@ -90,11 +90,12 @@ def _through_networks(
     }
     twins = [random_twin(trained[PLAIN][0], seed) for seed in range(settings.num_random)]
     backbones = trained | {RANDOM: twins}
+    spacing_mm = np.full((len(rows), 2), settings.field_mm / settings.size_px)
     images = {"patches": patches.digest, "half": half, "field_mm": settings.field_mm, "size_px": settings.size_px}
 
     def features(backbone: Backbone) -> dict[str, np.ndarray]:
         key = images | {"weights": backbone.digest, "processor": backbone.processor.to_json_string()}
-        return cached(cache / "features", key, lambda: pooled_features(backbone, fields_hu[rows]))
+        return cached(cache / "features", key, lambda: pooled_features(backbone, fields_hu[rows], spacing_mm))
 
     return Half(
         name=half,

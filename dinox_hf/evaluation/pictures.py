@@ -73,10 +73,13 @@ def _draw_patch_colours(path: Path, subject: Subject, material: Material) -> Non
         whole = Field((pixels.shape[1] / 2, pixels.shape[2] / 2), extent)
         slices_hu.append(cut_field(pixels, whole, size_px, slices.padding_hu(row)))
     slices_hu = np.stack(slices_hu)
+    spacing_mm = np.full((len(slices_hu), 2), side_mm / size_px)
     networks = {"backbone": subject.backbone, "random weights": subject.twins[0]}
     if subject.start and subject.start.backbone:
         networks = {"starting weights": subject.start.backbone} | networks
-    tokens = {f"{name}, patch tokens": patch_tokens(network, slices_hu) for name, network in networks.items()}
+    tokens = {
+        f"{name}, patch tokens": patch_tokens(network, slices_hu, spacing_mm) for name, network in networks.items()
+    }
     titles = [f"patient {nodule.patient_id}" for nodule in chosen]
     figures.draw_patch_colours(path, slices_hu[:, slices_hu.shape[1] // 2], tokens, titles)
 

@@ -95,7 +95,8 @@ def _features(networks: list[Backbone], material: Material, cache: Path, done: C
                 "weights": network.digest,
                 "processor": network.processor.to_json_string(),
             }
-            features[name] = cached(cache, key, lambda n=network, f=fields_hu: pooled_features(n, f))
+            inputs = network, fields_hu, material.spacing_mm[name]
+            features[name] = cached(cache, key, lambda inputs=inputs: pooled_features(*inputs))
         by_network.append(features)
         done()
     return by_network

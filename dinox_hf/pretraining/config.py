@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..data.crops import CropsConfig
+from ..data.crops_config import CropsConfig
 from ..data.expectation import expect
 from ..data.intensity.ct import IntensityConfig
 from ..data.masking import MaskingConfig

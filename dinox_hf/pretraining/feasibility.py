@@ -1,6 +1,7 @@
 """Configurations whose parts are fine each on its own and cannot work together stop here, before the first step."""
 
-from ..data.crops import NUM_GLOBAL_CROPS, CropsConfig
+from ..data.crops import NUM_GLOBAL_CROPS
+from ..data.crops_config import CropsConfig
 from ..data.expectation import expect
 from .config import HeadConfig, PretrainConfig
 

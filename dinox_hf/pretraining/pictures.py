@@ -22,16 +22,18 @@ class TeacherView(NamedTuple):
 
 
 @torch.no_grad()
-def teacher_view(backbone: Dinov3CTModel, pixel_values: Tensor) -> TeacherView:
+def teacher_view(backbone: Dinov3CTModel, pixel_values: Tensor, spacing_mm: Tensor | None = None) -> TeacherView:
     """Attention and patch colours of normalised slices (B, 3, S, S); the backbone is in eval mode for the call.
+
+    A backbone with metric coordinates is told their millimetres per pixel (B, 2).
 
     One basis of colours for all slices, so that equal colours mean equal features.
     """
     was_training = backbone.training
     backbone.eval()
     first_patch = 1 + backbone.config.num_register_tokens
-    tokens = backbone(pixel_values).last_hidden_state[:, first_patch:].float().cpu()
-    rows = backbone.cls_attention_rows(pixel_values)[-1][:, :, 0, first_patch:].mean(dim=1).float().cpu()
+    tokens = backbone(pixel_values, spacing_mm=spacing_mm).last_hidden_state[:, first_patch:].float().cpu()
+    rows = backbone.cls_attention_rows(pixel_values, spacing_mm)[-1][:, :, 0, first_patch:].mean(dim=1).float().cpu()
     backbone.train(was_training)
     grid = (len(rows), round(rows.shape[1] ** 0.5), -1)
     colours = component_colours(tokens.flatten(0, 1).numpy())

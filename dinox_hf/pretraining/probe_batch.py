@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.crops import CropsConfig, draw_field
+from ..data.crops import draw_field
+from ..data.crops_config import CropsConfig
 from ..data.slices import SliceExample
 from ..metrics.effective_rank import effective_rank
 from ..metrics.entropy import entropy
@@ -27,14 +28,18 @@ class ProbeBatch:
     temperature. See docs/monitor.md for every number.
 
     Args:
-        pixel_values: (P, 3, S, S) normalised slices, from `probe_pixels`.
+        pixel_values: (P, 3, S, S) normalised slices, from `probe_inputs`.
         config: of the run.
         device: where the networks live.
+        spacing_mm: (P, 2) mm per pixel, for a network with metric coordinates.
     """
 
-    def __init__(self, pixel_values: Tensor, config: PretrainConfig, device: torch.device) -> None:
+    def __init__(
+        self, pixel_values: Tensor, config: PretrainConfig, device: torch.device, spacing_mm: Tensor | None = None
+    ) -> None:
         self.config = config
         self.pixel_values = pixel_values.to(device)
+        self.spacing_mm = None if spacing_mm is None else spacing_mm.to(device)
         self.contrast = smallest_contrast(pixel_values)
         self.similarities: Tensor | None = None  # (P, n, n) of the teacher's patches at the last snapshot
         self.snapshot = torch.full((), -1, dtype=torch.int64)
@@ -80,10 +85,16 @@ class ProbeBatch:
             self.similarities = similarities.to(self.pixel_values.device)
 
     def _tokens(self, network: nn.Module) -> tuple[Tensor, Tensor]:
-        # No more at once than training takes: where a step fits into the memory, so does this.
-        parts = [network.global_tokens(part) for part in self.pixel_values.split(2 * self.config.batch.size)]
+        parts = [network.global_tokens(pixels, None, spacing_mm) for pixels, spacing_mm in self._parts()]
         cls, patches = (torch.cat(tokens).float() for tokens in zip(*parts, strict=True))
         return cls, patches
+
+    def _parts(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Pixels and spacing, no more at once than training takes: where a step fits into the memory, so does this."""
+        pixels = self.pixel_values.split(2 * self.config.batch.size)
+        if self.spacing_mm is None:
+            return [(part, None) for part in pixels]
+        return list(zip(pixels, self.spacing_mm.split(2 * self.config.batch.size), strict=True))
 
     def _has_gram_teacher(self, step: int) -> bool:
         gram = self.config.gram
@@ -93,19 +104,26 @@ class ProbeBatch:
         """Similarities to compare with: those of the gram teacher once it anchors, else those at the last snapshot."""
         if self._has_gram_teacher(step):
             prefix = model.student.num_prefix_tokens
-            parts = self.pixel_values.split(2 * self.config.batch.size)
-            tokens = [model.gram_teacher.norm(model.gram_teacher.forward_tokens(part))[:, prefix:] for part in parts]
-            return patch_similarities(torch.cat(tokens).float())
+            tokens = [
+                model.gram_teacher.forward_tokens(pixels, None, spacing_mm) for pixels, spacing_mm in self._parts()
+            ]
+            return patch_similarities(model.gram_teacher.norm(torch.cat(tokens))[:, prefix:].float())
         before, due = self.similarities, (step + 1) * _SNAPSHOTS // self.config.steps
         if due > int(self.snapshot):
             self.similarities, self.snapshot = now, torch.tensor(due)
         return now if before is None else before
 
 
-def probe_pixels(examples: list[SliceExample], processor: Dinov3CTImageProcessor, crops: CropsConfig) -> Tensor:
-    """(P, 3, S, S) what training takes its crops from, undistorted: the slice, or a field of `crops.field_mm`."""
+def probe_inputs(
+    examples: list[SliceExample], processor: Dinov3CTImageProcessor, crops: CropsConfig
+) -> tuple[Tensor, Tensor]:
+    """What training takes its crops from, undistorted: the slice, or a field of `crops.field_mm`.
+
+    Returns:
+        pixel_values (P, 3, S, S) and spacing_mm (P, 2).
+    """
     size = {"height": crops.global_size, "width": crops.global_size}
-    pixel_values = []
+    prepared = []
     for number, example in enumerate(examples):
         slices_hu = np.stack(list(example.slices_hu))
         rng = np.random.default_rng(number)
@@ -114,9 +132,9 @@ def probe_pixels(examples: list[SliceExample], processor: Dinov3CTImageProcessor
         columns = slice(round(field.left), round(field.left + field.width))
         image = np.ascontiguousarray(slices_hu[:, rows, columns])
         image = image if processor.channels == "neighbours" else image[0]
-        prepared = processor(image, size=size, padding_hu=example.padding_hu, return_tensors="pt")
-        pixel_values.append(prepared.pixel_values)
-    return torch.cat(pixel_values)
+        given = {"spacing_mm": example.spacing_yx_mm, "padding_hu": example.padding_hu}
+        prepared.append(processor(image, size=size, return_tensors="pt", **given))
+    return tuple(torch.cat([each[name] for each in prepared]) for name in ("pixel_values", "spacing_mm"))
 
 
 def smallest_contrast(pixel_values: Tensor) -> float:

@@ -24,7 +24,7 @@ from .checkpoint_folders import set_newer_aside
 from .config import PretrainConfig
 from .health import Health
 from .pictures import draw_slices, teacher_view
-from .probe_batch import ProbeBatch, probe_pixels
+from .probe_batch import ProbeBatch, probe_inputs
 from .run_record import refuse_other_batch, refuse_other_data, write_run_yaml
 from .self_distillation import SelfDistillation, TeacherTargets
 from .sharding import at_hand
@@ -81,7 +81,7 @@ class Run:
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
         self.folder = Path(config.output)
         self.processor = image_processor(config)
-        self.fixed_slices = self._fixed_slices()
+        self.fixed_slices, self.fixed_spacing_mm = self._fixed_slices()
         self.health = Health(config, accelerator, self.model, self.optimizer, loader, self._probe(), self._say)
         self.signals = StopSignals(self._say)
         self.first_step = 0
@@ -139,7 +139,7 @@ class Run:
         """Fixed slices, where the teacher looks in them and what it tells apart; into the folder and the trackers."""
         # All processes look, as each may hold only a part of the weights; the first one draws.
         with at_hand(self.model):
-            view = teacher_view(self.model.teacher.backbone, self.fixed_slices)
+            view = teacher_view(self.model.teacher.backbone, self.fixed_slices, self.fixed_spacing_mm)
         if self.accelerator.is_main_process:
             path = self.folder / "pictures" / f"step_{step + 1:08d}.png"
             picture = draw_slices(path, self.fixed_slices, view, f"teacher after {step + 1} steps")
@@ -218,22 +218,27 @@ class Run:
         """A line above the progress bar."""
         self.progress.write(line)
 
-    def _fixed_slices(self) -> Tensor:
-        """The same few slices of the set at every picture, whole, as the image processor hands them to the network."""
+    def _fixed_slices(self) -> tuple[Tensor, Tensor]:
+        """The same few slices of the set at every picture, whole, as the image processor hands them to the network.
+
+        Returns:
+            pixel_values (B, 3, S, S) and spacing_mm (B, 2), on the device.
+        """
         side = 2 * self.config.crops.global_size
-        pixel_values = []
+        prepared = []
         for example in self.loader.examples(_NUM_PICTURE_SLICES):
             image = example.slices_hu if self.processor.channels == "neighbours" else example.slices_hu[0]
             size = {"height": side, "width": side}
-            prepared = self.processor(image, size=size, padding_hu=example.padding_hu, return_tensors="pt")
-            pixel_values.append(prepared.pixel_values)
-        return torch.cat(pixel_values).to(self.accelerator.device)
+            given = {"spacing_mm": example.spacing_yx_mm, "padding_hu": example.padding_hu}
+            prepared.append(self.processor(image, size=size, return_tensors="pt", **given))
+        names, device = ("pixel_values", "spacing_mm"), self.accelerator.device
+        return tuple(torch.cat([each[name] for each in prepared]).to(device) for name in names)
 
     def _probe(self) -> ProbeBatch:
         """The fixed slices on which the instruments are read."""
         examples = self.loader.examples(min(self.config.monitor.probe_slices, self.loader.num_slices))
-        pixel_values = probe_pixels(examples, self.processor, self.config.crops)
-        return ProbeBatch(pixel_values, self.config, self.accelerator.device)
+        pixel_values, spacing_mm = probe_inputs(examples, self.processor, self.config.crops)
+        return ProbeBatch(pixel_values, self.config, self.accelerator.device, spacing_mm)
 
     def _is_stopped(self, step: int) -> bool:
         """True once a signal came. Several processes ask the first one, where they wait for the device anyway."""

@@ -69,7 +69,13 @@ class DistillationNetwork(nn.Module):
         self.num_prefix_tokens = 1 + backbone.num_register_tokens
 
     def forward(
-        self, global_crops: Tensor, local_crops: Tensor, masks: Tensor, masked_places: Tensor
+        self,
+        global_crops: Tensor,
+        local_crops: Tensor,
+        masks: Tensor,
+        masked_places: Tensor,
+        global_spacing_mm: Tensor | None = None,
+        local_spacing_mm: Tensor | None = None,
     ) -> StudentOutput:
         """Masked global crops and clean local crops; one call of the backbone per resolution, never per crop.
 
@@ -78,10 +84,12 @@ class DistillationNetwork(nn.Module):
             local_crops: (L*B, 3, s, s) crop-major.
             masks: (2B, N) bool, True where the patch is hidden from the student.
             masked_places: (M,) int64, where the flattened masks are True.
+            global_spacing_mm: (2B, 2) mm per pixel; a backbone without metric coordinates does not look at it.
+            local_spacing_mm: (L*B, 2).
         """
         batch_size = global_crops.shape[0] // NUM_GLOBAL_CROPS
-        cls, patches = self.global_tokens(global_crops, masks)
-        local_tokens = self.backbone.forward_tokens(local_crops)
+        cls, patches = self.global_tokens(global_crops, masks, global_spacing_mm)
+        local_tokens = self.backbone.forward_tokens(local_crops, spacing_mm=local_spacing_mm)
         local_cls = (self.local_cls_norm or self.backbone.norm)(local_tokens[:, 0])
         # One pass through the head for all CLS tokens: its last layer is the widest matrix of the step.
         logits = self.dino_head(torch.cat([cls, local_cls])).split([len(cls), len(local_cls)])
@@ -94,9 +102,11 @@ class DistillationNetwork(nn.Module):
             masked_logits=self.ibot_head(patches_at(masked_places, patches)),
         )
 
-    def global_tokens(self, crops: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def global_tokens(
+        self, crops: Tensor, masks: Tensor | None = None, spacing_mm: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """CLS (2B, D) and patch tokens (2B, N, D) after the final norm."""
-        tokens = self.backbone.norm(self.backbone.forward_tokens(crops, masks))
+        tokens = self.backbone.norm(self.backbone.forward_tokens(crops, masks, spacing_mm))
         return tokens[:, 0], tokens[:, self.num_prefix_tokens :]
 
 
@@ -149,7 +159,7 @@ class SelfDistillation(nn.Module):
         """
         all_cls, all_masked, all_patches = [], [], []
         for batch in micro_batches:
-            cls, patches = self.teacher.global_tokens(batch.global_crops)
+            cls, patches = self.teacher.global_tokens(batch.global_crops, spacing_mm=batch.global_spacing_mm)
             all_cls.append(cls.contiguous())  # a view would keep the tokens of all patches for as long as the step
             all_masked.append(patches_at(batch.masked_places, patches))
             all_patches.append(patches if self.gram.teacher == "ema" else None)
@@ -182,7 +192,7 @@ class SelfDistillation(nn.Module):
         looks = []
         for batch, seed in zip(micro_batches, seeds, strict=True):
             torch.manual_seed(seed)
-            cls, _ = self.student.global_tokens(batch.global_crops, batch.masks)
+            cls, _ = self.student.global_tokens(batch.global_crops, batch.masks, batch.global_spacing_mm)
             looks.append(cls.float().unflatten(0, (NUM_GLOBAL_CROPS, -1)))
         cls = torch.cat(looks, dim=1)  # (2, slices of the step on this process, D)
         with torch.enable_grad():
@@ -207,7 +217,14 @@ class SelfDistillation(nn.Module):
         """Weighted terms of the loss, to be summed, and what else is worth watching, detached."""
         if spread is not None:
             torch.manual_seed(spread.seed)
-        student = self.student(batch.global_crops, batch.local_crops, batch.masks, batch.masked_places)
+        student = self.student(
+            batch.global_crops,
+            batch.local_crops,
+            batch.masks,
+            batch.masked_places,
+            batch.global_spacing_mm,
+            batch.local_spacing_mm,
+        )
         global_share, local_share = self.pair_shares(student.local_logits.shape[0])
         dino_global = dino_loss(
             student.global_logits,
@@ -255,9 +272,11 @@ class SelfDistillation(nn.Module):
         """(2B, num_patches, D) patch tokens of the gram teacher, brought to the student's patch grid."""
         if target.patches is not None:
             return target.patches
-        crops = batch.global_crops if batch.gram_crops is None else batch.gram_crops
+        crops, spacing_mm = batch.gram_crops, batch.gram_spacing_mm
+        if crops is None:
+            crops, spacing_mm = batch.global_crops, batch.global_spacing_mm
         prefix = self.student.num_prefix_tokens
-        patches = self.gram_teacher.norm(self.gram_teacher.forward_tokens(crops))[:, prefix:]
+        patches = self.gram_teacher.norm(self.gram_teacher.forward_tokens(crops, spacing_mm=spacing_mm))[:, prefix:]
         grid, student_grid = (round(n**0.5) for n in (patches.shape[1], num_patches))
         if grid == student_grid:
             return patches

@@ -1,11 +1,12 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from dinox_hf.data.batches import PretrainBatch, SliceBatch
-from dinox_hf.data.crops import CropsConfig
+from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import IntensityConfig
 from dinox_hf.data.loader import PretrainLoader
 from dinox_hf.data.masking import MaskingConfig
@@ -47,6 +48,7 @@ def test_loader_and_device_cut_the_same_crops(slices, channels, noise_hu):
         assert isinstance(by_loader, PretrainBatch) and isinstance(by_device, SliceBatch)
         for name, tensor in vars(by_device.to("cpu")).items():
             torch.testing.assert_close(tensor, getattr(by_loader, name), atol=1e-4, rtol=0, msg=name)
+            assert "spacing" not in name or torch.equal(tensor, getattr(by_loader, name)), name
 
 
 def test_neither_workers_nor_the_first_step_change_a_bit_of_what_the_device_cuts(slices):
@@ -61,10 +63,34 @@ def test_a_batch_of_slices_sends_each_slice_once_and_few_tensors(slices):
     tensors = []
     batch.apply(lambda tensor: tensors.append(tensor) or tensor)
     others = sum(tensor.nbytes for tensor in tensors) - batch.slices.slices_hu.nbytes
-    assert len(tensors) == 11 and others < 10_000
+    assert len(tensors) == 13 and others < 10_000
 
 
 def test_without_gram_crops_none_are_cut(slices):
     for crops in (ON_LOADER, ON_DEVICE):
         (batch, _) = take(slices, dataclasses.replace(crops, gram_size=None), 1)
         assert batch.to("cpu").gram_crops is None
+
+
+@pytest.mark.parametrize("cut_on", ["loader", "device"])
+def test_the_spacing_that_is_told_is_the_one_that_the_pixels_show(tmp_path, cut_on):
+    # HU rise by 5 a row of 0.8 mm and by 3 a column of 0.7 mm; without distortions a crop rises by as much a mm.
+    rows, columns = np.indices((90, 110))
+    ramp = np.stack([5 * rows + 3 * columns] * 4).astype(np.int16)
+    slices = SliceSet(write_built_set(tmp_path / "set", {"train-00000-of-00001": series_rows(ramp, "p1")}))
+    crops = dataclasses.replace(ON_LOADER, cut_on=cut_on, field_mm=40.0, zoom_jitter=1.4, blur_probability=(0, 0, 0))
+    intensity = IntensityConfig(jitter_probability=0.0, windows=((0.0, 4000.0),) * 3)
+    loader = PretrainLoader(slices, crops, intensity, MaskingConfig(), 8, batch_size=4, accumulate=1, seed=3)
+    ((batch,),) = itertools.islice(loader.steps(), 1)
+    batch = batch.to("cpu")
+    for kind, num in (("global", 8), ("local", 12), ("gram", 8)):
+        crop_hu = 4000 * 0.229 * getattr(batch, f"{kind}_crops")[:, 0, 4:-4, 4:-4]
+        shown_y = crop_hu.diff(dim=1).mean(dim=(1, 2)) / 5 * 0.8
+        shown_x = crop_hu.diff(dim=2).mean(dim=(1, 2)).abs() / 3 * 0.7  # a flip turns the sign
+        told = getattr(batch, f"{kind}_spacing_mm")
+        assert told.shape == (num, 2) and told.dtype == torch.float32
+        torch.testing.assert_close(told, torch.stack([shown_y, shown_x], dim=1), rtol=1e-2, atol=0)
+        assert told.std() > 0.05 * told.mean()
+    # A gram crop shows what its global crop shows.
+    torch.testing.assert_close(64 * batch.gram_spacing_mm, 32 * batch.global_spacing_mm)
+    assert batch.local_spacing_mm.max() * 16 < batch.global_spacing_mm.max() * 32

@@ -3,7 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dinox_hf.data.crops import Box, CropGeometry, CropsConfig, MultiCrop, cut_hu, draw_box, draw_crop, draw_field
+from dinox_hf.data.crops import Box, CropGeometry, MultiCrop, cut_hu, draw_box, draw_crop, draw_field, draw_zoom
+from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import UNCHANGED, IntensityConfig, to_channels
 
 SMALL = CropsConfig(global_size=32, local_size=16, num_local=3, gram_size=64)
@@ -214,3 +215,40 @@ def test_neighbours_are_cut_from_one_box():
 def test_a_wrong_configuration_names_the_field_and_the_way_out(wrong, message):
     with pytest.raises(ValueError, match=message):
         CropsConfig(**wrong)
+
+
+def test_the_spacing_of_a_crop_is_its_box_in_millimetres_over_its_pixels_flipped_or_not():
+    geometry = CropGeometry(Box(10.0, 20.0, 40.0, 30.0), output_size=20)
+    assert geometry.spacing_mm((0.5, 0.8)) == pytest.approx((1.0, 1.2))
+    assert geometry._replace(flip=True).spacing_mm((0.5, 0.8)) == geometry.spacing_mm((0.5, 0.8))
+
+
+def test_zoom_is_log_uniform_between_its_limits_and_nothing_is_drawn_without_it():
+    generator = rng()
+    zooms = np.log([draw_zoom(generator, 1.5) for _ in range(2000)]) / np.log(1.5)
+    assert -1 <= zooms.min() < -0.98 and 0.98 < zooms.max() <= 1
+    assert np.mean(zooms) == pytest.approx(0, abs=0.04) and np.mean(np.abs(zooms)) == pytest.approx(0.5, abs=0.03)
+    still, untouched = rng(), rng()
+    assert draw_zoom(still, None) == 1.0 and still.random() == untouched.random()
+
+
+def test_zoom_stretches_the_field_and_all_crops_of_an_example_with_it():
+    config = dataclasses.replace(SMALL, field_mm=24.0, global_scale=(1.0, 1.0), aspect_ratio=(1.0, 1.0))
+    zoomed = dataclasses.replace(config, zoom_jitter=1.5)
+
+    def sides_mm(crops, seed):
+        draws = MultiCrop(crops, STILL).draw(ramp_slice()[None], SPACING, None, rng(seed)).global_crops
+        spacing_mm = [draw.geometry.spacing_mm(SPACING) for draw in draws]
+        return [32 * side for pair in spacing_mm for side in pair]
+
+    np.testing.assert_allclose([sides_mm(config, seed) for seed in range(5)], 24.0)
+    sides = np.array([sides_mm(zoomed, seed) for seed in range(30)])
+    np.testing.assert_allclose(sides, np.tile(sides[:, :1], 4))  # both axes of both global crops
+    assert 16 <= sides.min() < 18 and 33 < sides.max() <= 36
+
+
+def test_a_zoom_needs_a_field():
+    with pytest.raises(ValueError, match=r"crops.field_mm must be given with crops.zoom_jitter; found None"):
+        CropsConfig(zoom_jitter=1.5)
+    with pytest.raises(ValueError, match=r"crops.zoom_jitter must be >= 1; found 0.5"):
+        CropsConfig(field_mm=60.0, zoom_jitter=0.5)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dinox_hf.data.crops import CropsConfig, MultiCrop
+from dinox_hf.data.crops import MultiCrop
+from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.device_crops import (
     blur_matrices,
     cut_on_device,

@@ -32,6 +32,8 @@ def test_an_example_is_the_slice_through_the_image_processor(folder, channels, n
     image = slices.pixels(5) if channels == "windows" else slices.neighbours(5, neighbour_mm)
     expected = processor(image, padding_hu=-2000, return_tensors="pt").pixel_values[0]
     assert torch.equal(examples[5]["pixel_values"], expected) and expected.shape == (3, 32, 32)
+    # 24 x 24 pixels of 0.8 x 0.7 mm became 32 x 32.
+    torch.testing.assert_close(examples[5]["spacing_mm"], torch.tensor([0.6, 0.525]))
     batch = next(iter(DataLoader(examples, batch_size=4)))
     assert batch["pixel_values"].shape == (4, 3, 32, 32) and batch["row"].tolist() == [0, 1, 2, 3]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dinox_hf.data.batches import PretrainBatch
-from dinox_hf.data.crops import CropsConfig, CropSizes
+from dinox_hf.data.crops_config import CropsConfig, CropSizes
 from dinox_hf.data.intensity.ct import IntensityConfig
 from dinox_hf.data.loader import PretrainLoader
 from dinox_hf.data.masking import MaskingConfig

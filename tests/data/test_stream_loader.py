@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinox_hf.data.crops import CropsConfig
+from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import IntensityConfig
 from dinox_hf.data.masking import MaskingConfig
 from dinox_hf.data.slices import SliceExample

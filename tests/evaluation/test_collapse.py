@@ -26,8 +26,12 @@ def test_one_patient_has_no_ratio():
 
 def test_slices_are_sampled_evenly_and_the_same_again(tiny_set):
     scans = ScanSet(tiny_set)
-    fields_hu, patients = sample_fields(scans, max_slices=12, field_mm=24, size_px=16, channels="windows")
-    again, _ = sample_fields(scans, max_slices=12, field_mm=24, size_px=16, channels="windows")
+    fields_hu, patients, spacing_mm = sample_fields(scans, max_slices=12, field_mm=24, size_px=16, channels="windows")
+    again, _, _ = sample_fields(scans, max_slices=12, field_mm=24, size_px=16, channels="windows")
     np.testing.assert_array_equal(fields_hu, again)
     assert fields_hu.shape == (12, 1, 16, 16)
     assert len(set(patients)) == 12
+    np.testing.assert_allclose(spacing_mm, np.full((12, 2), 24 / 16))
+    # The slices measure 48 x 64 mm: a field of 60 mm is cut short to 48 x 60 and stretched to 16 x 16 pixels.
+    _, _, spacing_mm = sample_fields(scans, max_slices=2, field_mm=60, size_px=16, channels="windows")
+    np.testing.assert_allclose(spacing_mm, [[3.0, 3.75]] * 2)

@@ -7,6 +7,8 @@ import pytest
 from dinox_hf.evaluation import features, suite
 from dinox_hf.evaluation.subject import EvaluationSettings, load_subject
 from dinox_hf.evaluation.suite import evaluate
+from dinox_hf.model.configuration_dinov3_ct import Dinov3CTConfig
+from dinox_hf.model.modeling_dinov3_ct import Dinov3CTModel
 
 from .conftest import write_set
 
@@ -60,11 +62,28 @@ def test_a_random_twin_of_the_same_seed_is_the_same_network(tiny_run):
 def test_poolings_agree_with_the_tokens(tiny_run):
     backbone = load_subject(str(tiny_run), num_random=0).backbone
     fields_hu = np.random.default_rng(0).normal(-700, 200, (2, 1, 24, 24)).astype(np.float32)
-    pooled, patches = features.pooled_features(backbone, fields_hu), features.patch_tokens(backbone, fields_hu)
+    spacing_mm = np.ones((2, 2))
+    pooled = features.pooled_features(backbone, fields_hu, spacing_mm)
+    patches = features.patch_tokens(backbone, fields_hu, spacing_mm)
     np.testing.assert_allclose(pooled["mean"], patches.mean(axis=(1, 2)), atol=1e-5)
     np.testing.assert_allclose(pooled["max"], patches.max(axis=(1, 2)), atol=1e-5)
     np.testing.assert_array_equal(pooled["cls+mean"], np.concatenate([pooled["cls"], pooled["mean"]], axis=1))
-    assert features.attention_maps(backbone, fields_hu).shape == (2, 2, 3, 3)
+    assert features.attention_maps(backbone, fields_hu, spacing_mm).shape == (2, 2, 3, 3)
+
+
+def test_a_metric_backbone_is_told_the_millimetres_of_its_fields(tiny_run):
+    stock = load_subject(str(tiny_run), num_random=0).backbone
+    overrides = {"rope_coordinates": "metric", "rope_extent_mm": 24.0}
+    model = Dinov3CTModel(Dinov3CTConfig.from_dict(stock.model.config.to_dict() | overrides)).eval()
+    model.load_state_dict({name: 10 * weight for name, weight in stock.model.state_dict().items()})
+    stock.model.load_state_dict(model.state_dict())
+    metric = features.Backbone(model, stock.processor, "metric")
+    fields_hu = np.random.default_rng(0).normal(-700, 200, (2, 1, 24, 24)).astype(np.float32)
+    canonical, half = np.ones((2, 2)), np.full((2, 2), 0.5)
+    for look in (features.patch_tokens, features.attention_maps, lambda *a: features.pooled_features(*a)["mean"]):
+        expected = look(stock, fields_hu, half)
+        np.testing.assert_allclose(look(metric, fields_hu, canonical), expected, atol=1e-4)
+        assert np.abs(look(metric, fields_hu, half) - expected).max() > 1e-3
 
 
 def test_a_size_that_is_no_multiple_of_the_patch_names_the_nearest(tiny_run):

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 import training.pretrain as script
 from dinox_hf.data.batches import PretrainBatch
-from dinox_hf.data.crops import CropsConfig
+from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.model import modeling_dinov3_ct as modeling
 from dinox_hf.model.checkpoint_keys import meta_to_ours
 from dinox_hf.pretraining.config import GramConfig, HeadConfig, LossConfig, ModelConfig, PretrainConfig

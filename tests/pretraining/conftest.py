@@ -2,7 +2,7 @@
 
 import pytest
 
-from dinox_hf.data.crops import CropsConfig
+from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import IntensityConfig
 from dinox_hf.data.loader import PretrainLoader
 from dinox_hf.data.masking import MaskingConfig

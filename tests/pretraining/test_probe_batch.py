@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dinox_hf.data.crops import CropsConfig
+from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.slices import SliceExample
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
-from dinox_hf.pretraining.probe_batch import ProbeBatch, patch_similarities, probe_pixels, smallest_contrast
+from dinox_hf.pretraining.probe_batch import ProbeBatch, patch_similarities, probe_inputs, smallest_contrast
 from dinox_hf.pretraining.run import image_processor
 from dinox_hf.pretraining.self_distillation import SelfDistillation
 from tests.training.tiny import TINY
@@ -129,10 +129,12 @@ def test_slices_are_cut_as_training_cuts_its_field_and_not_distorted():
     slice_hu = np.random.default_rng(0).integers(-1000, 1000, (64, 64)).astype(np.int16)
     example = SliceExample([slice_hu], (0.5, 0.5), None, 0)
     processor = image_processor(config)
-    whole, again = (probe_pixels([example], processor, CropsConfig(global_size=32)) for _ in range(2))
+    (whole, whole_mm), (again, _) = (probe_inputs([example], processor, CropsConfig(global_size=32)) for _ in range(2))
     assert torch.equal(whole, again) and whole.shape == (1, 3, 32, 32)
     direct = processor(slice_hu, size={"height": 32, "width": 32}, return_tensors="pt").pixel_values
     torch.testing.assert_close(whole, direct)
-    field = probe_pixels([example], processor, CropsConfig(global_size=32, field_mm=8.0))
+    field, field_mm = probe_inputs([example], processor, CropsConfig(global_size=32, field_mm=8.0))
+    # 64 pixels of 0.5 mm, and 8 mm, both shown on 32 pixels.
+    assert whole_mm.tolist() == [[1.0, 1.0]] and field_mm.tolist() == [[0.25, 0.25]]
     # 8 mm are 16 pixels: the part is stretched to twice its size, so that neighbours differ less than in the whole.
     assert field.shape == whole.shape and field.diff(dim=-1).abs().mean() < 0.8 * whole.diff(dim=-1).abs().mean()
