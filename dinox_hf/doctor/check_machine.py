@@ -39,11 +39,16 @@ def check_device(platform: Platform, environment: dict[str, str]) -> Finding:
     if platform.backend == "cpu":
         return _unreached_device(platform, environment)
     found = f"{platform.device} ({platform.arch}), {platform.backend.upper()}"
-    is_covered = platform.backend != "rocm" or not platform.built_for or platform.arch in platform.built_for
-    if not is_covered:
+    if platform.backend == "rocm" and platform.built_for and not _is_covered(platform):
         kernels = " ".join(platform.built_for)
         return Finding("device", "warn", found, f"it among the kernels of torch: {kernels}", INSTALL_ROCM)
     return Finding("device", "ok", found)
+
+
+def _is_covered(platform: Platform) -> bool:
+    """Kernels for gfx1151 itself, or for its family: gfx11-generic."""
+    families = [name.removesuffix("-generic") for name in platform.built_for if name.endswith("-generic")]
+    return platform.arch in platform.built_for or any(platform.arch.startswith(family) for family in families)
 
 
 def _unreached_device(platform: Platform, environment: dict[str, str]) -> Finding:
@@ -75,7 +80,9 @@ def check_kernel(platform: Platform) -> Finding | None:
     kernel, rocm = _version(platform.kernel), _version(platform.toolkit or "")
     found, expected = f"{platform.kernel} with ROCm {platform.toolkit}", "kernel >= 6.18, ROCm >= 7.2"
     if kernel < (6, 11):
-        return Finding("kernel", "FAIL", found, expected, "install kernel 6.18 or newer; older than 6.11 cannot work")
+        return Finding(
+            "kernel", "FAIL", found, expected, "install kernel 6.18 or newer; 6.11 is the oldest known to work"
+        )
     if rocm < (7, 2):
         return Finding("kernel", "warn", found, expected, f"{INSTALL_ROCM}: this ROCm may hang or fault")
     if kernel < (6, 17, 9) and not _is_mended_oem(platform.kernel):

@@ -1,12 +1,13 @@
 """What a device should do by its maker's figures: dense bfloat16 matrix products and memory bandwidth.
 
-Radeon 8060S (gfx1151): 40 compute units x 512 operations per clock x 2.9 GHz, and 256 bits of LPDDR5X-8000;
-https://llm-tracker.info/_TOORG/Strix-Halo and AMD's page on Strix Halo, named in docs/install.md. 8050S: fewer compute
-units, at a clock for which no source was found. A100: NVIDIA's data sheet as quoted at
-https://glennklockwood.com/garden/processors/A100. H100 and H200: NVIDIA's figures without sparsity, compared at
-https://itkb.uw.cz/2026/06/nvidia-h200-vs-b300-precisions-cores.html. RTX 4090: products summed in float32, as measured
-and quoted at https://gist.github.com/mikasenghaas/d63ded03f1f0417b1677627119bacc0d. MI300X: the sources disagree on
-what counts as dense (1,307 or 2,615), so only its bandwidth stands here.
+- Radeon 8060S (gfx1151): 40 compute units x 512 operations per clock x 2.9 GHz, and 256 bits of LPDDR5X-8000;
+  https://llm-tracker.info/_TOORG/Strix-Halo and AMD's page on Strix Halo, named in docs/install.md. 8050S: fewer
+  compute units, at a clock for which no source was found.
+- A100: NVIDIA's data sheet as quoted at https://glennklockwood.com/garden/processors/A100.
+- H100 and H200: NVIDIA's figures for the module, without sparsity, compared at
+  https://itkb.uw.cz/2026/06/nvidia-h200-vs-b300-precisions-cores.html.
+- RTX 4090: products summed in float32, as at https://gist.github.com/mikasenghaas/d63ded03f1f0417b1677627119bacc0d.
+- MI300X: sources disagree on what counts as dense (1,307 or 2,615), so only its bandwidth stands here.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _BY_NAME = {
     "A100-SXM4-40GB": Peak(312, 1555),
     "A100-SXM4-80GB": Peak(312, 2039),
     "H100 80GB HBM3": Peak(989, 3350),
+    "H200 NVL": Peak(None, 4800),  # a card with less power than the module
     "H200": Peak(989, 4800),
     "RTX 4090": Peak(165, 1008),
     "MI300X": Peak(None, 5300),

@@ -39,6 +39,11 @@ def test_wheels_without_kernels_for_this_gpu_are_noticed():
     assert finding.verdict == "warn" and "gfx1100 gfx942" in finding.expected and "install_rocm.sh" in finding.mend
 
 
+def test_kernels_for_the_whole_family_will_do():
+    assert check_device(replace(HALO, built_for=("gfx11-generic",)), {}).verdict == "ok"
+    assert check_device(replace(HALO, built_for=("gfx12-generic",)), {}).verdict == "warn"
+
+
 def test_a_machine_without_a_gpu_is_a_note():
     assert check_device(CPU, {}).verdict == "note"
 
