@@ -50,6 +50,7 @@ def run_without_checkpoint(folder):
 
 
 BUILD = ("dataset_scripts/build_lidc_idri.py", "{folder}/raw", "{folder}/out")
+FINETUNE = ("training/finetune_classification.py", "a backbone", "a set")
 PRETRAIN = ("training/pretrain.py", "--output={folder}/out")
 
 CASES = {
@@ -65,6 +66,9 @@ CASES = {
     "pretrain: no dataset": (None, (*PRETRAIN, "--data.folder={folder}/none"), "folder of a built set"),
     "pretrain: nothing to resume": (None, (*PRETRAIN, "--resume"), "found none. Start the run"),
     "evaluate: no checkpoint": (run_without_checkpoint, ("training/evaluate.py", "{folder}/run"), "checkpoint"),
+    "finetune: no dataset": (None, ("training/finetune_classification.py", "a backbone"), "Expected BACKBONE DATASET"),
+    "finetune: no backbone": (None, (*FINETUNE, "--output={folder}/out"), "an existing path; found 'a backbone'"),
+    "finetune: an unknown key": (None, (*FINETUNE, "--adaptation.ranks=4"), "Did you mean `adaptation.rank`?"),
     "publish: no checkpoint": (
         run_without_checkpoint,
         ("training/publish.py", "{folder}/run", "{folder}/out"),

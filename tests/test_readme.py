@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import training.finetune_classification as finetune
 import training.pretrain as script
 from dinox_hf.hub.publish import publish_run
 from tests.data.scans import write_series
+from tests.evaluation.conftest import write_set
 from tests.training.tiny import tiny_config, tiny_set
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +62,17 @@ def test_the_arguments_of_every_pretraining_command_are_valid(monkeypatch):
         assert config.steps > 0
 
 
+def test_the_arguments_of_every_command_that_trains_a_head_are_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name = "training/finetune_classification.py"
+    found = [
+        [word for word in after(command, name) if word != "CONFIG.yaml"] for command in COMMANDS if name in command
+    ]
+    assert len(found) >= 4
+    modes = {finetune.read_arguments(arguments).adaptation.mode for arguments in found}
+    assert {"lora", "frozen"} <= modes
+
+
 def test_the_trial_configuration_reads_and_writes_where_the_readme_says():
     config, _ = script.read_arguments([str(ROOT / "training/configs/vits16_trial.yaml")])
     assert (config.data.folder, config.output) == ("outputs/trial/dataset", "outputs/trial/run")
@@ -67,6 +80,10 @@ def test_the_trial_configuration_reads_and_writes_where_the_readme_says():
 
 def test_every_shipped_configuration_is_valid():
     for path in (ROOT / "training" / "configs").glob("*.yaml"):
+        if path.name.startswith("finetune_"):
+            head = finetune.read_arguments(["BACKBONE", "DATASET", str(path)])
+            assert head.backbone == "BACKBONE" and head.training.epochs > 0
+            continue
         config, _ = script.read_arguments([str(path)])
         assert config.crops.global_size % config.model.backbone().patch_size == 0
 
@@ -78,9 +95,12 @@ def test_the_python_snippets_run_as_printed(tmp_path, monkeypatch):
     script.main(tiny_config(data, Path("outputs/quickstart/run"), "--steps=2"))
     publish_run(Path("outputs/quickstart/run"), Path("outputs/quickstart/hub"))
     write_series(Path("RAW"))
+    labelled = write_set(Path("labelled"), num_patients=24)
+    options = ["--data.test=fold", "--data.num_folds=3", "--training.epochs=1"]
+    finetune.main(finetune.read_arguments(["outputs/quickstart/run", str(labelled), *options]))
     snippets = [snippet for page in PAGES for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
-    assert len(snippets) == 4
-    results = [{}, {}, {}, {}]
+    assert len(snippets) == 6
+    results = [{} for _ in snippets]
     for snippet, names in zip(snippets, results, strict=True):
         exec(compile(snippet, "a page", "exec"), names)
     assert type(results[0]["backbone"]).__name__ == "DINOv3ViTModel"
@@ -89,3 +109,4 @@ def test_the_python_snippets_run_as_printed(tmp_path, monkeypatch):
     assert results[1]["tokens"].isfinite().all()
     assert type(results[2]["scan"]).__name__ == "Volume"
     assert results[3]["pixel_values"].shape == (8, 3, 224, 224)
+    assert type(results[4]["head"]).__name__ == type(results[5]["merged"]).__name__ == "Dinov3CTForImageClassification"

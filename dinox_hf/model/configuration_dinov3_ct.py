@@ -82,6 +82,7 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
         pos_embed_jitter: each axis is stretched by a log-uniform factor in [1/jitter, jitter] in training.
         pos_embed_rescale: both axes are stretched by one log-uniform factor in [1/rescale, rescale] in training.
         pooling: what the classification head sees: "cls", "mean" or "max" of the patch tokens, or "cls+mean".
+        num_slices: slices through one lesion that the classification head pools by attention; 1 for single slices.
 
     Raises:
         ValueError: if heads do not divide the width, or a named variant is unknown.
@@ -120,6 +121,7 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
     pos_embed_jitter: float | None = None
     pos_embed_rescale: float | None = 2.0
     pooling: str = "cls"
+    num_slices: int = 1
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
     apply_layernorm: bool = True
@@ -146,6 +148,8 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
         _check_choice("norm_type", self.norm_type, NORM_TYPES)
         _check_choice("rope_coordinates", self.rope_coordinates, ROPE_COORDINATES)
         _check_choice("pooling", self.pooling, POOLINGS)
+        if self.num_slices < 1:
+            raise ValueError(f"num_slices must be >= 1; found {self.num_slices}. 1 is a head for single slices.")
         if (self.rope_min_period is None) != (self.rope_max_period is None):
             raise ValueError(
                 f"rope_min_period and rope_max_period name a range together; found {self.rope_min_period} and "

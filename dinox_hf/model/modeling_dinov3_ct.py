@@ -545,13 +545,39 @@ def pool_tokens(tokens: Tensor, num_register_tokens: int, pooling: str) -> Tenso
     return torch.cat([parts[part]() for part in pooling.split("+")], dim=-1)
 
 
+class Dinov3CTSliceAttention(nn.Module):
+    """Slices of one lesion to one vector, each weighed by what is in it.
+
+    Attention-based pooling of Ilse et al. (ICML 2018, arXiv:1802.04712), equation 8:
+
+        z = sum over slices of a_s h_s,  a = softmax of w . tanh(V h_s)
+
+    The number of slices is free, and one slice alone passes unchanged.
+    """
+
+    def __init__(self, width: int, hidden_width: int = 64) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, hidden_width)
+        self.score = nn.Linear(hidden_width, 1, bias=False)
+
+    def forward(self, slices: Tensor) -> Tensor:
+        """Return (B, D) from (B, S, D)."""
+        weights = self.score(self.hidden(slices).tanh()).softmax(dim=1)
+        return (weights * slices).sum(dim=1)
+
+
 class Dinov3CTForImageClassification(Dinov3CTPreTrainedModel):
-    """The backbone with one linear layer on its pooled tokens; `config.pooling` says which."""
+    """The backbone with one linear layer on its pooled tokens; `config.pooling` says which.
+
+    With `config.num_slices` above 1 an image is a stack of slices through one lesion, pooled by attention.
+    """
 
     def __init__(self, config: Dinov3CTConfig) -> None:
         super().__init__(config)
         self.model = Dinov3CTModel(config)
         width = config.hidden_size * (2 if config.pooling == "cls+mean" else 1)
+        if config.num_slices > 1:
+            self.slice_attention = Dinov3CTSliceAttention(width)
         self.classifier = nn.Linear(width, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
 
@@ -559,9 +585,30 @@ class Dinov3CTForImageClassification(Dinov3CTPreTrainedModel):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, spacing_mm: Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutput:
-        """Return logits (B, num_labels), and the loss where `labels` are given; `spacing_mm` as in `Dinov3CTModel`."""
-        outputs = self.model(pixel_values, spacing_mm=spacing_mm, **kwargs)
+        """Return logits (B, num_labels), and the loss where `labels` are given.
+
+        Args:
+            pixel_values: (B, channels, height, width), or (B, S, channels, height, width) where `config.num_slices` is
+                above 1; S may differ from it.
+            labels: (B,) class numbers.
+            spacing_mm: (B, 2) as in `Dinov3CTModel`; slices of one lesion share it.
+            kwargs: as for the backbone.
+        """
+        has_slices = self.config.num_slices > 1
+        if pixel_values.ndim != (5 if has_slices else 4):
+            wanted = "(B, slices, channels, height, width)" if has_slices else "(B, channels, height, width)"
+            raise ValueError(
+                f"With num_slices={self.config.num_slices} pixel_values should be {wanted}; found "
+                f"{tuple(pixel_values.shape)}. Stack the slices of each lesion along the second axis, or take a head "
+                f"for single slices."
+            )
+        images = pixel_values.flatten(0, 1) if has_slices else pixel_values
+        if has_slices and spacing_mm is not None:
+            spacing_mm = spacing_mm.repeat_interleave(pixel_values.shape[1], dim=0)
+        outputs = self.model(images, spacing_mm=spacing_mm, **kwargs)
         pooled = pool_tokens(outputs.last_hidden_state, self.config.num_register_tokens, self.config.pooling)
+        if has_slices:
+            pooled = self.slice_attention(pooled.unflatten(0, pixel_values.shape[:2]))
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(

@@ -11,7 +11,14 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 from safetensors.torch import load_file
 from torch import Tensor
 
-_WANTED_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "README.md", "LICENSE*"]
+_WANTED_FILES = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "preprocessor_config.json",
+    "README.md",
+    "LICENSE*",
+]
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
@@ -46,8 +53,8 @@ def weight_files(path: Path, name: str) -> list[Path]:
     files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.pth"))
     if not files:
         raise ValueError(
-            f"init.weights should hold *.safetensors or a .pth file; found neither in {path}, named as {name!r}. "
-            f"Name the folder that `hf download` filled, a run's folder, or the file itself."
+            f"The weights to start from should be *.safetensors or a .pth file; found neither in {path}, named as "
+            f"{name!r}. Name the folder that `hf download` filled, a run's folder, or the file itself."
         )
     return files
 
@@ -73,7 +80,7 @@ def sha256_of(files: Sequence[Path]) -> str:
 def _download(name: str, revision: str | None) -> Path:
     if not _HUB_ID.fullmatch(name):
         raise ValueError(
-            f"init.weights should be an id on the Hub, owner/name, or an existing path; found {name!r}. "
+            f"The weights to start from should be an id on the Hub, owner/name, or an existing path; found {name!r}. "
             f"Check the spelling, or name the folder from where you stand."
         )
     try:
@@ -85,8 +92,8 @@ def _download(name: str, revision: str | None) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise ValueError(
-            f"init.weights should be an id on the Hub or an existing path; found {name!r}, which is neither. "
-            f"Check the spelling; a private repository needs `hf auth login`."
+            f"The weights to start from should be an id on the Hub or an existing path; found {name!r}, which is "
+            f"neither. Check the spelling; a private repository needs `hf auth login`."
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         folder = name.rpartition("/")[2]

@@ -30,6 +30,7 @@ class ReleasedWeights:
     tensors: dict[str, Tensor]  # in any of the spellings that checkpoint_keys.py knows
     config: PretrainedConfig | None  # None for a bare file, which brings none
     provenance: dict[str, Any]  # plain values for run.yaml: revision on the Hub, fingerprint, licence, earlier origin
+    folder: Path | None = None  # where they lie; None for weights that were never in a file
 
 
 def read_weights(name: str) -> ReleasedWeights:
@@ -51,7 +52,7 @@ def read_weights(name: str) -> ReleasedWeights:
         "licence": _licence(folder),
         "origin": _earlier_origin(folder),
     }
-    return ReleasedWeights(name, read_tensors(files), _config(path), provenance)
+    return ReleasedWeights(name, read_tensors(files), _config(path), provenance, folder)
 
 
 def refuse_other_architecture(weights: ReleasedWeights, wanted: Dinov3CTConfig) -> None:
