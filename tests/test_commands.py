@@ -64,6 +64,7 @@ CASES = {
     "pretrain: an unknown key": (None, (*PRETRAIN, "--crops.num_locals=4"), "Did you mean `crops.num_local`?"),
     "pretrain: no such file": (None, (*PRETRAIN, "training/configs/quickstrat.yaml"), "quickstart.yaml"),
     "pretrain: no dataset": (None, (*PRETRAIN, "--data.folder={folder}/none"), "folder of a built set"),
+    "pretrain: too large for its device": (None, (*PRETRAIN, "--device_gb=0.001"), "It does not fit: 0."),
     "pretrain: nothing to resume": (None, (*PRETRAIN, "--resume"), "found none. Start the run"),
     "evaluate: no checkpoint": (run_without_checkpoint, ("training/evaluate.py", "{folder}/run"), "checkpoint"),
     "finetune: no dataset": (None, ("training/finetune_classification.py", "a backbone"), "Expected BACKBONE DATASET"),

@@ -27,6 +27,7 @@ from dinox_hf.data.streaming import StreamedSlices
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
 from dinox_hf.pretraining.feasibility import refuse_too_few_slices, refuse_what_cannot_work
+from dinox_hf.pretraining.fit import explain_out_of_memory, fit_to_device
 from dinox_hf.pretraining.initialization import initialize, recorded_origin, take_moments
 from dinox_hf.pretraining.low_rank import add_adapters
 from dinox_hf.pretraining.optimizer import build_optimizer, clip_gradients, set_step_values, step_if_finite
@@ -52,6 +53,7 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
     )
     torch.set_float32_matmul_precision("high")
     hint_at_idle_cores(accelerator)
+    config, plan = fit_to_device(config, accelerator)
     loader = build_loader(config, accelerator)  # endless; every draw comes from (seed, step, row)
     refuse_too_few_slices(config, loader.num_slices, accelerator.num_processes)
 
@@ -75,17 +77,18 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
         take_moments(config.init, accelerator.unwrap_model(model), optimizer)
 
     run = Run(config, accelerator, model, optimizer, loader, checkpoint, origin)
-    for step, micro_batches in run.steps():  # resumes where the last checkpoint stopped
-        reseed(config.seed, step, accelerator.process_index)
-        metrics, targets = training_step(accelerator, model, optimizer, micro_batches, schedule(step))
-        run.watch(step, micro_batches, metrics, targets)
-        del micro_batches, targets  # gigabytes, which the next step needs
-        if run.due("log", step):
-            run.log(step, metrics)
-        if run.due("picture", step):
-            run.picture(step)
-        if run.due("save", step):
-            run.save(step)
+    with explain_out_of_memory(config, accelerator, plan):
+        for step, micro_batches in run.steps():  # resumes where the last checkpoint stopped
+            reseed(config.seed, step, accelerator.process_index)
+            metrics, targets = training_step(accelerator, model, optimizer, micro_batches, schedule(step))
+            run.watch(step, micro_batches, metrics, targets)
+            del micro_batches, targets  # gigabytes, which the next step needs
+            if run.due("log", step):
+                run.log(step, metrics)
+            if run.due("picture", step):
+                run.picture(step)
+            if run.due("save", step):
+                run.save(step)
     run.finish()
     # DDP has to go before the process group it talks through; torch may wait for ever where both go at once.
     model, optimizer = accelerator.free_memory(model, optimizer)

@@ -91,8 +91,8 @@ class ModelConfig:
     preset: str = "vits16"
     overrides: dict[str, Any] = field(default_factory=dict)  # fields of Dinov3CTConfig, such as patch_size
     # What the backward pass computes again: nothing, all but matrix products and attention, or whole blocks. The same
-    # gradients, slower and with less memory: see docs/memory.md.
-    checkpointing: Literal["none", "selective", "block"] = "none"
+    # gradients, slower and with less memory; auto takes the first of them that fits the device: see docs/memory.md.
+    checkpointing: Literal["none", "selective", "block", "auto"] = "none"
     # The 7B recipe gives the CLS and register tokens of local crops a norm of their own, in training only.
     untie_local_cls_norm: bool = True
 
@@ -266,6 +266,7 @@ class PretrainConfig:
     steps: int = 100_000  # updates of the student
     seed: int = 0
     precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 where the accelerator has it
+    device_gb: float | None = None  # memory of one device in 10^9 bytes; null: what the device itself says
     log_every: int = 10
     save_every: int = 1000
     keep_checkpoints: int = 2  # the newest ones; older ones are deleted once a newer one is complete

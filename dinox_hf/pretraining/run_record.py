@@ -25,6 +25,7 @@ Resume = Literal["never", "always", "auto"]
 # another folder; its fingerprint tells whether it is the same.
 _FREE_TO_CHANGE = {
     *("log_every", "save_every", "keep_checkpoints", "keep_every", "picture_every", "trackers", "output"),
+    *("model.checkpointing", "device_gb"),  # the same gradients
     *("data.folder", "data.split", "data.num_workers", "data.pin_memory"),
     *("batch.size", "batch.accumulate"),  # their product with the number of processes may not: `refuse_other_batch`
     *("monitor.probe_slices", "monitor.stop_on_alarm", "monitor.max_skipped_steps"),
