@@ -1,5 +1,6 @@
 """Before and after: what pretraining made of the weights it started from, on the same images, folds and resamples."""
 
+import math
 from typing import Any
 
 from .features import POOLINGS
@@ -31,7 +32,7 @@ def before_after_record(start: StartingWeights | None, answers: list[Answer]) ->
 def before_after_line(record: dict[str, Any]) -> str:
     """The one line that sums it up, or says why there is nothing to sum up."""
     if record["missing"]:
-        return f"Before and after: not measured, the run started from {record['name']}, and {record['missing']}."
+        return f"Before and after: not measured. The run started from {record['name']}; {record['missing']}."
     if not record["gains"]:
         return (
             f"Before and after: {record['name']} was evaluated too, but no nodule attribute has enough nodules of "
@@ -43,8 +44,8 @@ def before_after_line(record: dict[str, Any]) -> str:
         for gain in record["gains"]
     )
     return (
-        f"Before and after: AUC gained over {record['name']}, mean over {len(first['attributes'])} attributes with "
-        f"95 % interval: {listed}."
+        f"Before and after: AUC gained over the starting weights ({record['name']}), mean over "
+        f"{len(first['attributes'])} attributes with 95 % interval: {listed}."
     )
 
 
@@ -60,7 +61,8 @@ def before_after_part(record: dict[str, Any] | None, probes: list[dict[str, Any]
         parts.append(
             f"Before: {record['name']}, weights {record['weights_digest']}, which this run started from. Both see the "
             f"same pixels and are probed on the same folds; the difference is resampled by patient. Where its "
-            f"interval spans 0, these nodules do not tell the two apart."
+            f"interval spans 0, these nodules do not tell the two apart; of {len(rows)} rows, about "
+            f"{math.ceil(len(rows) / 20)} may miss 0 by chance alone."
         )
     return "\n\n".join(parts)
 

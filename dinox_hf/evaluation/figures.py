@@ -161,14 +161,14 @@ def draw_probes(path: Path, probes: list[dict[str, Any]]) -> None:
         ("size only", "–", ORANGE, "D"),
     ]
     with plt.rc_context(_STYLE | {"axes.spines.left": False}):
-        figure, axis = plt.subplots(figsize=(8.6, 0.72 * len(probes) + 1.5))
         in_all = {(score["features"], score["pooling"]) for score in probes[0]["scores"]}
         shown = [line for line in shown if line[:2] in in_all]  # not every run has starting weights
+        figure, axis = plt.subplots(figsize=(8.6, 0.12 * len(shown) * len(probes) + 1.5))
         for position, probe in enumerate(probes):
             by_name = {(score["features"], score["pooling"]): score for score in probe["scores"]}
             for line, (features, pooling, colour, marker) in enumerate(shown):
                 score = by_name[features, pooling]
-                y = position + 0.12 * (line - (len(shown) - 1) / 2)
+                y = position + 0.72 * (line - (len(shown) - 1) / 2) / len(shown)
                 label = f"{features}{'' if pooling == '–' else f' ({pooling})'}" if position == 0 else None
                 axis.plot(score["interval"], [y, y], color=colour, linewidth=1.3, alpha=0.55)
                 axis.plot(score["auc"], y, marker, color=colour, markersize=5.5, label=label, zorder=3)

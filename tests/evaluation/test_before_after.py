@@ -52,7 +52,9 @@ def test_every_probe_has_before_after_and_difference(started_run):
     assert [g["gain"] for g in report["before_after"]["gains"] if g["pooling"] == "cls"] == [gain["gain"]]
     before, after = aucs["starting weights", "cls"], aucs["backbone", "cls"]
     assert f"| texture | cls | {before:.3f} | {after:.3f} | {gain['gain']:+.3f} |" in text
-    assert "AUC gained over released, mean over 1 attributes" in text and str(weights.parent) not in json.dumps(report)
+    assert "AUC gained over the starting weights (released), mean over 1 attributes" in text and str(
+        weights.parent
+    ) not in json.dumps(report)
     assert set(report["collapse"]["slices"]) == {"backbone", "starting weights", "random weights"}
 
 
@@ -80,7 +82,7 @@ def test_weights_that_are_gone_cost_one_line_and_nothing_else(started_run, monke
     shutil.rmtree(weights)
     out = evaluate(str(run), None, None, SETTINGS)
     report, text = json.loads((out / "report.json").read_text()), (out / "report.md").read_text()
-    line = "Before and after: not measured, the run started from released, and it is no longer where it was."
+    line = "Before and after: not measured. The run started from released; it is no longer where it was."
     assert text.count(line) == 2 and "starting weights" not in text  # in the verdict and in its own part
     assert report["before_after"]["gains"] == [] and report["cls_gain"]["attributes"] == ["texture"]
 
