@@ -20,7 +20,7 @@ from tests.training.tiny import TINY, tiny_set
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "training" / "slurm" / "pretrain.sbatch"
-STEPS = 40
+STEPS = 100  # so many that a signal after two of them comes long before the end
 
 # Two tasks on this machine; a signal goes to each of them, as srun's manual says.
 SRUN = """#!/bin/bash
@@ -103,8 +103,26 @@ def test_a_job_out_of_time_saves_queues_again_and_is_finished_by_the_next(tmp_pa
     assert job.logged_steps() == list(range(1, STEPS + 1))
 
 
+def launched(script):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml")]
+    return *launch, "--num_processes", "2", "--main_process_port", "0", script
+
+
 @pytest.mark.long
 def test_sigterm_to_accelerate_launch_reaches_the_run_which_saves(tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml")]
-    job = Job(tmp_path, *launch, "--num_processes", "2", "--main_process_port", "0", "training/pretrain.py")
-    job.stop_early(signal.SIGTERM)
+    Job(tmp_path, *launched("training/pretrain.py")).stop_early(signal.SIGTERM)
+
+
+@pytest.mark.long
+def test_a_process_that_dies_ends_the_others_and_the_job_goes_on_from_the_last_checkpoint(tmp_path):
+    job = Job(tmp_path, *launched("tests/distributed/dying.py"))
+    job.arguments += ["--save_every=2", "--resume", "auto"]
+    process = job.start()
+    text = process.communicate(timeout=180)[0]  # the launcher waits for the others: none is left behind
+    assert process.returncode != 0 and "(exitcode: -9) local_rank: 1" in text, text
+    assert latest_checkpoint(job.output).name == "step_00000002"
+    job.command = launched("training/pretrain.py")
+    process = job.start()
+    text = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, text
+    assert job.logged_steps() == list(range(1, STEPS + 1))
