@@ -1,10 +1,12 @@
 """What every command shares: how our own errors reach a person, and how a step announces itself."""
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUR_FOLDERS = {"dinox_hf", "training", "dataset_scripts"}
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,6 +27,15 @@ def run_command(main: Callable[[], None]) -> None:
         if not _is_raised_by_us(error):
             raise
         print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _DISK_IS_FULL:
+            raise
+        print(
+            f"\nerror: Expected room on the disk; found: {error}. Free some space, then give the same command again; "
+            f"a run that has begun goes on with --resume.",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

@@ -1,6 +1,8 @@
 """Mistakes at the command line: one paragraph – expected, found, how to mend – exit code 2, nothing left behind."""
 
+import errno
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -100,6 +102,16 @@ def test_an_error_out_of_a_library_is_a_bug_and_keeps_its_traceback():
 
     with pytest.raises(ValueError, match="invalid literal"):
         run_command(fault)
+
+
+def test_a_full_disk_is_no_bug_wherever_it_is_met(capsys):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "pictures/step_00000010.png")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(full)
+    found = capsys.readouterr().err
+    assert ended.value.code == 2 and "No space left on device: 'pictures/step_00000010.png'. Free some" in found
 
 
 def test_ctrl_c_is_no_fault(capsys):

@@ -19,6 +19,7 @@ from .config_file import flat, to_dict
 from .low_rank import num_parameters
 from .tracking import say_once
 
+_DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 Resume = Literal["never", "always", "auto"]
 
 # Fields that may change when a run is resumed: none of them touches a number of the training. A set may move to
@@ -156,9 +157,9 @@ def _fixed(values: dict[str, object]) -> dict[str, object]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the code that runs, or None outside a checkout."""
+    """The commit of the code that runs, with `-dirty` where files differ from it; None outside a checkout."""
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        command = ["git", "-C", str(Path(__file__).parent), *_DESCRIBE]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
