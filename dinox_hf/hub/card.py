@@ -105,7 +105,18 @@ def _notice(facts: CardFacts) -> str:
             "> **Trained on synthetic data.** The scans were simulated by a computer program. This model shows that "
             "the software works; it is of no use for patients.",
         ]
+    if _is_metric(facts):
+        lines += [
+            ">",
+            f"> **Counts in millimetres.** Plain transformers takes every image for "
+            f"{facts.config['rope_extent_mm']:g} mm wide and high. Only our classes "
+            f"(`trust_remote_code=True`) can be told the spacing of a slice.",
+        ]
     return "\n".join(lines)
+
+
+def _is_metric(facts: CardFacts) -> bool:
+    return facts.config.get("rope_coordinates") == "metric"
 
 
 def _snippet_words(facts: CardFacts) -> dict[str, Any]:
@@ -117,6 +128,7 @@ def _snippet_words(facts: CardFacts) -> dict[str, Any]:
         "repo": facts.repo,
         "folder_hint": "The snippets run inside this folder; elsewhere, write its path for `.`." if is_here else "",
         "image_size": facts.run["crops"]["global_size"],
+        "spacing_argument": "spacing_mm=(0.7, 0.7), " if _is_metric(facts) else "",
         "first_patch": 1 + facts.config["num_register_tokens"],
         "image_mean": processor["image_mean"],
         "image_std": processor["image_std"],

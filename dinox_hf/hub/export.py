@@ -47,19 +47,20 @@ class Answer:
         return self.largest_difference <= self.allowed_difference and not self.unmatched
 
 
-def export_backbone(backbone: Path, folder: Path, run_id: str) -> None:
+def export_backbone(backbone: Path, folder: Path, run_id: str, plain_at_extent: bool = False) -> None:
     """Write a checkpoint's backbone so that plain transformers and our own classes both load it.
 
     Args:
         backbone: `checkpoints/step_…/backbone` of a run: config.json, safetensors, preprocessor_config.json.
         folder: an existing empty folder.
         run_id: names the run in config.json; it also marks the folder as an export of ours.
+        plain_at_extent: accept that plain transformers shows a network with metric coordinates at `rope_extent_mm`.
 
     Raises:
         ValueError: if the backbone has something that a stock DINOv3 cannot hold; the message names the fields.
     """
     config = Dinov3CTConfig.from_pretrained(backbone)
-    refuse_what_stock_cannot_hold(config)
+    refuse_what_stock_cannot_hold(config, plain_at_extent)
     for weights in sorted(backbone.glob("model*.safetensors*")):
         shutil.copyfile(weights, folder / weights.name)
     for name in SHIPPED_CODE:
@@ -68,13 +69,26 @@ def export_backbone(backbone: Path, folder: Path, run_id: str) -> None:
     _write_json(folder / "preprocessor_config.json", dual_processor(backbone))
 
 
-def refuse_what_stock_cannot_hold(config: Dinov3CTConfig) -> None:
+def refuse_what_stock_cannot_hold(config: Dinov3CTConfig, plain_at_extent: bool = False) -> None:
     """Stop an export that would silently lose something, such as an RMSNorm that stock DINOv3 does not know.
+
+    Of metric coordinates stock DINOv3 has those of one field of view; that loss can be accepted, since our own classes
+    lie beside the weights.
 
     Raises:
         ValueError: with each such field and its value.
     """
     lost = config.beyond_stock()
+    is_metric = config.rope_coordinates == "metric"
+    if is_metric and plain_at_extent:
+        lost.remove("rope_coordinates='metric'")
+    elif is_metric and len(lost) == 1:
+        raise ValueError(
+            f"Plain transformers knows no spacing; found rope_coordinates='metric'. Plain AutoModel would take every "
+            f"image for {config.rope_extent_mm:g} mm wide; only our classes, behind trust_remote_code, are told its "
+            f"millimetres. Accept that with --plain-at-extent, which the card will say, or share the checkpoint's "
+            f"backbone/ folder."
+        )
     if lost:
         raise ValueError(
             f"An export that plain transformers loads can hold only what DINOv3ViTModel has; found {', '.join(lost)}. "
@@ -134,7 +148,8 @@ def expected_answers(backbone: Path) -> dict[str, torch.Tensor]:
 
     Returns:
         pixel_values (2, 3, H, W), H ≠ W so that a mistaken axis shows; tokens (2, 1+R+N, D); pooled (2, D);
-        slice_hu (H, W) or (3, H, W) int16; slice_pixel_values (1, 3, S, S).
+        slice_hu (H, W) or (3, H, W) int16; slice_pixel_values (1, 3, S, S). Of a network with metric coordinates also
+        spacing_mm (2, 2) and metric_tokens (2, 1+R+N, D), the tokens at that spacing.
     """
     model = Dinov3CTModel.from_pretrained(backbone, dtype=torch.float32).eval()
     processor = Dinov3CTImageProcessor.from_pretrained(backbone)
@@ -144,7 +159,12 @@ def expected_answers(backbone: Path) -> dict[str, torch.Tensor]:
     shape = (3, 120, 96) if processor.channels == "neighbours" else (120, 96)
     slice_hu = draw.integers(-1024, 1500, shape, dtype=np.int16)
     output = model(pixel_values)
-    return {
+    metric = {}
+    if model.config.rope_coordinates == "metric":
+        spacing_mm = torch.tensor([[0.7, 0.7], [1.5, 0.9]])
+        metric_tokens = model(pixel_values, spacing_mm=spacing_mm).last_hidden_state.contiguous()
+        metric = {"spacing_mm": spacing_mm, "metric_tokens": metric_tokens}
+    return metric | {
         "pixel_values": pixel_values,
         "tokens": output.last_hidden_state.contiguous(),
         "pooled": output.pooler_output.contiguous(),

@@ -14,7 +14,7 @@ from .checks import refuse_unfit_to_publish
 from .export import Answer, answer_table, compare_in_clean_process, export_backbone
 
 
-def publish_run(run: Path, out: Path) -> list[Answer]:
+def publish_run(run: Path, out: Path, plain_at_extent: bool = False) -> list[Answer]:
     """Write the latest teacher of a run as a Hub-ready folder, and prove that others can load it.
 
     The folder appears in one move after every check: nothing of the machine in its text, no file that runs code when
@@ -23,6 +23,7 @@ def publish_run(run: Path, out: Path) -> list[Answer]:
     Args:
         run: a run folder, with checkpoints/ and run.yaml; evaluation/ is used where present.
         out: the new folder. An earlier export is replaced; any other folder is left alone.
+        plain_at_extent: accept that plain transformers shows a network with metric coordinates at `rope_extent_mm`.
 
     Returns:
         One `Answer` for each way of loading the folder.
@@ -37,7 +38,7 @@ def publish_run(run: Path, out: Path) -> list[Answer]:
     report = report_of(run, checkpoint)
     refuse_foreign_folder(out)
     with made_whole(out) as folder:
-        export_backbone(checkpoint / "backbone", folder, run_id(run, checkpoint))
+        export_backbone(checkpoint / "backbone", folder, run_id(run, checkpoint), plain_at_extent)
         for figure in (report or {}).get("figures", {}).values():
             copy_figure(run / "evaluation" / figure, folder / figure)
         facts = read_card_facts(run, checkpoint, folder, report)

@@ -28,12 +28,18 @@ def main(folder: str, expected_file: str) -> None:
 
 @torch.no_grad()
 def model_answer(folder: str, expected: dict[str, torch.Tensor], trust: bool) -> dict:
-    """Tokens and pooled output of the probe; `unmatched` lists weights that the class lacks or that it misses."""
+    """Tokens and pooled output of the probe; `unmatched` lists weights that the class lacks or that it misses.
+
+    A network with metric coordinates is told the spacing of the probe as well, by trusted code only.
+    """
     model, loading = AutoModel.from_pretrained(
         folder, trust_remote_code=trust, dtype=torch.float32, output_loading_info=True
     )
     output = model.eval()(expected["pixel_values"])
     pairs = [(output.last_hidden_state, expected["tokens"]), (output.pooler_output, expected["pooled"])]
+    if trust and "spacing_mm" in expected:
+        told = model(expected["pixel_values"], spacing_mm=expected["spacing_mm"])
+        pairs.append((told.last_hidden_state, expected["metric_tokens"]))
     unmatched = [*loading["missing_keys"], *loading["unexpected_keys"], *map(str, loading["mismatched_keys"])]
     return {
         "class": type(model).__name__,

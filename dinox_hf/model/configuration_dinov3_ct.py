@@ -78,9 +78,10 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
             "metric" counts them in millimetres from the middle of the image and divides by half of `rope_extent_mm`.
         rope_extent_mm: with "metric", the canonical field of view: an image whose sides both measure so many
             millimetres has exactly the coordinates of "separate", those of stock DINOv3.
-        pos_embed_shift: patch coordinates, metric ones too, move by up to this much in training; `None` for never.
+        pos_embed_shift: patch coordinates move by up to this much in training; `None` for never.
         pos_embed_jitter: each axis is stretched by a log-uniform factor in [1/jitter, jitter] in training.
-        pos_embed_rescale: both axes are stretched by one log-uniform factor in [1/rescale, rescale] in training.
+        pos_embed_rescale: both axes are stretched by one log-uniform factor in [1/rescale, rescale] in training;
+            metric ones too, so that every layer is shown other millimetres: a lower limit lets it trust them more.
         pooling: what the classification head sees: "cls", "mean" or "max" of the patch tokens, or "cls+mean".
         num_slices: slices through one lesion that the classification head pools by attention; 1 for single slices.
 

@@ -18,7 +18,7 @@ FUNCTION_FIELDS = (
     *("patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels"),
     *("num_register_tokens", "use_gated_mlp", "hidden_act", "layer_norm_eps", "rope_theta"),
     *("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias"),
-    *("norm_type", "rope_coordinates", "rope_min_period", "rope_max_period"),
+    *("norm_type", "rope_coordinates", "rope_extent_mm", "rope_min_period", "rope_max_period"),
 )
 
 

@@ -81,8 +81,30 @@ def test_the_snippets_of_the_card_run_in_a_clean_process(published, tmp_path):
 def test_what_stock_cannot_hold_is_refused_by_name_and_nothing_is_left(tmp_path):
     run = make_run(tmp_path / "run", norm_type="rmsnorm", rope_coordinates="max")
     with pytest.raises(ValueError, match=r"norm_type='rmsnorm'.*rope_coordinates='max'"):
+        publish_run(run, tmp_path / "out", plain_at_extent=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "dataset"}
+
+
+def test_a_metric_network_is_refused_until_the_loss_of_plain_transformers_is_accepted(tmp_path):
+    run = make_run(tmp_path / "run", rope_coordinates="metric", rope_extent_mm=300.0)
+    with pytest.raises(ValueError, match=r"knows no spacing.*300 mm wide.*--plain-at-extent"):
         publish_run(run, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "dataset"}
+
+
+@pytest.mark.long
+def test_a_metric_network_is_published_with_a_word_about_millimetres_and_checked_at_a_spacing(tmp_path, monkeypatch):
+    run, out = make_run(tmp_path / "run", rope_coordinates="metric", rope_extent_mm=300.0), tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["publish.py", str(run), str(out), "--plain-at-extent"])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    config, card = json.loads((out / "config.json").read_text()), (out / "README.md").read_text()
+    assert (config["rope_coordinates"], config["rope_extent_mm"]) == ("metric", 300.0)
+    assert "takes every image for 300 mm wide" in card and "spacing_mm=(0.7, 0.7)" in card
+    # The clean process that compares tokens is told a spacing too; code that ignores it is found out.
+    code = out / "modeling_dinov3_ct.py"
+    code.write_text(code.read_text().replace("if spacing_mm is None:", "if True:"))
+    answers = compare_in_clean_process(out, latest_checkpoint(run) / "backbone")
+    assert [answer.is_equal for answer in answers] == [True, False, True, True]
 
 
 def test_a_run_without_a_checkpoint_ends_in_one_paragraph_and_exit_code_2(tmp_path, monkeypatch, capsys):
