@@ -37,8 +37,10 @@ from dinox_hf.pretraining.config_file import load_config, to_dict
 from dinox_hf.pretraining.precision import resolve_precision
 from dinox_hf.pretraining.released_weights import read_weights
 from dinox_hf.pretraining.signals import StopSignals
+from dinox_hf.tasks.adaptation import adapt, parameter_groups
+from dinox_hf.tasks.adapter_files import load_adapter
 from dinox_hf.tasks.backbone import build_backbone, read_processor
-from dinox_hf.tasks.classification import adapt, build_classifier, load_adapter, parameter_groups
+from dinox_hf.tasks.classification import build_classifier
 
 CLASS_NAMES = ("benign", "suspicious")
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tasks.classification import AdaptationConfig, HeadConfig, Mode
+from ..tasks.adaptation import AdaptationConfig, Mode
+from ..tasks.classification import HeadConfig
 from .labelled_nodules import CohortConfig, CropConfig
 
 # For a few hundred labels: new matrices may move fast, pretrained ones hardly.

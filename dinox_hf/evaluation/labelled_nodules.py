@@ -1,7 +1,7 @@
 """Labelled nodules in three parts that share no patient, and their pixels as a head is trained on them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -127,6 +127,16 @@ def deal_cohort(nodules: Sequence[Nodule], config: CohortConfig) -> Cohort:
     return Cohort(used, labels, parts)
 
 
+@dataclass(frozen=True)
+class CropDraw:
+    """What chance decided about one crop; nothing by default."""
+
+    shift_mm: np.ndarray = field(default_factory=lambda: np.zeros(2))  # off the nodule along y and x
+    level_shift_hu: float = 0.0
+    width_factor: float = 1.0
+    flip_axes: list[int] = field(default_factory=list)  # of the pixels
+
+
 class NoduleCrops:
     """The pixels of any nodule of a cohort, as the image processor makes them.
 
@@ -146,21 +156,28 @@ class NoduleCrops:
         self.num_slices, self.slice_step_mm = head.slices_seen, head.slice_step_mm
         self.spacing_mm = config.field_mm / self.size_px  # size of a pixel of a crop
 
-    def pixel_values(self, index: int, rng: np.random.Generator | None = None) -> Tensor:
+    def draw(self, rng: np.random.Generator) -> CropDraw:
+        """Draw the variation of one crop in training."""
+        config = self.config
+        return CropDraw(
+            shift_mm=rng.uniform(-config.shift_mm, config.shift_mm, 2),
+            level_shift_hu=rng.uniform(-config.level_jitter_hu, config.level_jitter_hu),
+            width_factor=rng.uniform(1 - config.width_jitter, 1 + config.width_jitter),
+            flip_axes=[axis for axis in (-2, -1) if rng.random() < (0.5 if config.flip else 0.0)],
+        )
+
+    def pixel_values(self, index: int, draw: CropDraw | None = None) -> Tensor:
         """One nodule: (3, size, size), or (S, 3, size, size) of several slices from the feet to the head.
 
         Args:
             index: of the nodule in the cohort.
-            rng: draws the variation of training; None for none.
+            draw: how the crop varies; None for not at all.
         """
-        config, windows = self.config, np.array(self.processor.hu_windows, dtype=float)
-        shift_mm, flips = np.zeros(2), (False, False)
-        if rng is not None:
-            shift_mm = rng.uniform(-config.shift_mm, config.shift_mm, 2)
-            windows[:, 0] += rng.uniform(-config.level_jitter_hu, config.level_jitter_hu)
-            windows[:, 1] *= rng.uniform(1 - config.width_jitter, 1 + config.width_jitter)
-            flips = rng.random(2) < (0.5 if config.flip else 0.0)
-        fields_hu = self.fields_hu(index, shift_mm)
+        draw = draw or CropDraw()
+        windows = np.array(self.processor.hu_windows, dtype=float)
+        windows[:, 0] += draw.level_shift_hu
+        windows[:, 1] *= draw.width_factor
+        fields_hu = self.fields_hu(index, draw.shift_mm)
         # Padding became air when the field was cut.
         pixels = self.processor(
             list(fields_hu),
@@ -168,7 +185,7 @@ class NoduleCrops:
             padding_hu=None,
             return_tensors="pt",
         )["pixel_values"]
-        pixels = pixels.flip([axis for axis, is_flipped in zip((-2, -1), flips, strict=True) if is_flipped])
+        pixels = pixels.flip(draw.flip_axes)
         return pixels if self.num_slices > 1 else pixels[0]
 
     def fields_hu(self, index: int, shift_mm: np.ndarray) -> np.ndarray:
@@ -181,14 +198,14 @@ class NoduleCrops:
         nodule = self.cohort.nodules[index]
         slices, middle = self.scans.slice_of(nodule)
         spacing_mm, series = slices.spacing_mm(middle), slices.series_rows(middle)
-        field = field_around(nodule, spacing_mm[1:], self.config.field_mm).moved(shift_mm / self.config.field_mm)
+        square = field_around(nodule, spacing_mm[1:], self.config.field_mm).moved(shift_mm / self.config.field_mm)
         fields_hu = []
         for position in range(self.num_slices):
             offset_mm = (position - self.num_slices // 2) * self.slice_step_mm
             row = min(max(middle + round(offset_mm / spacing_mm[0]), series.start), series.stop - 1)
             has_neighbours = self.processor.channels == "neighbours"
             slices_hu = slices.neighbours(row) if has_neighbours else slices.pixels(row)[None]
-            fields_hu.append(cut_field(slices_hu, field, self.size_px, slices.padding_hu(row)))
+            fields_hu.append(cut_field(slices_hu, square, self.size_px, slices.padding_hu(row)))
         return np.stack(fields_hu)
 
 
@@ -210,9 +227,11 @@ class NoduleEpoch(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
         index = int(self.indices[position])
-        rng = None if self.epoch is None else np.random.default_rng([self.seed, self.epoch, index])
+        draw = None
+        if self.epoch is not None:
+            draw = self.crops.draw(np.random.default_rng([self.seed, self.epoch, index]))
         return {
-            "pixel_values": self.crops.pixel_values(index, rng),
+            "pixel_values": self.crops.pixel_values(index, draw),
             # Only a network with metric coordinates looks at it.
             "spacing_mm": torch.full((2,), self.crops.spacing_mm),
             "labels": torch.tensor(int(self.crops.cohort.labels[index])),

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from ..model.modeling_dinov3_ct import Dinov3CTForImageClassification
+from ..tasks.adapter_files import save_adapter, set_in_json
 from .export import AUTO_MAP, SHIPPED_CODE
 from .head_card import render_head_card
 from .publish import made_whole
@@ -92,16 +93,15 @@ class HeadFolder:
         """Write what was trained, its report and its card in one move.
 
         Args:
-            model: as `tasks.classification.adapt` made it, on any device.
+            model: as `tasks.adaptation.adapt` made it, on any device.
             processor: of the backbone; a whole model carries it.
             report: what is known so far; its `status` is "finished" once the test part was looked at.
         """
         with made_whole(self.head.resolve()) as folder:
-            model.save_pretrained(folder)
             if isinstance(model, PeftModel):
-                # The class by which peft would import it is ours, and nobody else's.
-                _set(folder / "adapter_config.json", base_model_name_or_path=self.base, auto_mapping=None)
+                save_adapter(model, folder, self.base)
             else:
+                model.save_pretrained(folder)
                 _add_code(folder, model.config, processor)
             _write_report(folder, report)
 
@@ -109,7 +109,7 @@ class HeadFolder:
         """Write the last report and card, and name the base as it is called on the Hub, where it is going there."""
         if base_id is not None and (self.head / "adapter_config.json").is_file():
             report["base"]["path"] = base_id
-            _set(self.head / "adapter_config.json", base_model_name_or_path=base_id)
+            set_in_json(self.head / "adapter_config.json", base_model_name_or_path=base_id)
         _write_report(self.head, report)
 
 
@@ -161,7 +161,7 @@ def _add_code(folder: Path, config: Dinov3CTConfig, processor: Dinov3CTImageProc
     (folder / "config.json").write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
     processor.save_pretrained(folder)
     ours = {"AutoImageProcessor": "image_processing_dinov3_ct.Dinov3CTImageProcessor"}
-    _set(folder / "preprocessor_config.json", auto_map=ours)
+    set_in_json(folder / "preprocessor_config.json", auto_map=ours)
 
 
 def _write_report(folder: Path, report: dict[str, Any]) -> None:
@@ -174,7 +174,3 @@ def _write_text(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
-
-
-def _set(path: Path, **entries: Any) -> None:
-    _write_text(path, json.dumps(json.loads(path.read_text()) | entries, indent=2, sort_keys=True) + "\n")

@@ -5,14 +5,9 @@ import torch
 
 from dinox_hf.model.configuration_dinov3_ct import Dinov3CTConfig
 from dinox_hf.model.modeling_dinov3_ct import Dinov3CTForImageClassification, Dinov3CTModel, Dinov3CTSliceAttention
-from dinox_hf.tasks.classification import (
-    AdaptationConfig,
-    HeadConfig,
-    adapt,
-    build_classifier,
-    load_adapter,
-    parameter_groups,
-)
+from dinox_hf.tasks.adaptation import AdaptationConfig, adapt, parameter_groups
+from dinox_hf.tasks.adapter_files import load_adapter, save_adapter
+from dinox_hf.tasks.classification import HeadConfig, build_classifier
 
 CLASSES = ("benign", "suspicious")
 ADAPTERS = ("frozen", "lora", "dora", "partial")
@@ -69,12 +64,17 @@ def test_an_adapter_read_back_gives_the_same_logits_and_merges_exactly(mode, kin
     head = HeadConfig(kind=kind)
     model, images = trained(mode, head), pixels(head)
     expected = model(images).logits
-    model.save_pretrained(tmp_path)
+    save_adapter(model, tmp_path, base="")
     untrained = build_classifier(backbone(), head, CLASSES)
     assert not torch.allclose(untrained(images).logits, expected, atol=1e-2)
     read_back = load_adapter(untrained, tmp_path).eval()
-    assert torch.equal(read_back(images).logits, expected)
+    torch.testing.assert_close(read_back(images).logits, expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(read_back.merge_and_unload()(images).logits, expected, atol=1e-5, rtol=0)
+    # The reader behind `from_pretrained` of an adapter's folder is transformers' own.
+    by_transformers = build_classifier(backbone(), head, CLASSES)
+    loading = by_transformers.load_adapter(str(tmp_path))
+    assert not loading.missing_keys and not loading.unexpected_keys
+    torch.testing.assert_close(by_transformers.eval()(images).logits, expected, atol=1e-6, rtol=0)
 
 
 def test_the_head_copies_every_weight_and_leaves_the_backbone_alone():

@@ -57,7 +57,6 @@ def test_a_stranger_gets_the_logits_in_every_way_that_the_card_shows(finished):
         "merged into its base",
     ]
     assert [answer["largest_difference"] <= 1e-5 for answer in answers] == [True] * 3
-    assert answers[0]["largest_difference"] == 0
 
 
 def test_an_adapter_is_two_files_without_pickle_a_card_and_a_report(finished):
