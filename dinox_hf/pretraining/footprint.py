@@ -110,6 +110,11 @@ def num_masked(config: PretrainConfig, global_crops: Crops) -> int:
     return sum(int(global_crops.num_patches * ratio + 1e-9) for ratio in ratios)
 
 
+def kept_crops(num: int, rate: float) -> int:
+    """How many crops of a batch pass a branch under stochastic depth: `Dinov3CTLayer.draw_kept`."""
+    return max(int(num * (1 - rate)), 1) if rate else num
+
+
 @dataclass(frozen=True)
 class Segment:
     """One stretch of the student's pass, forward and backward."""
@@ -158,7 +163,7 @@ def block_segment(
 ) -> Segment:
     """One block on the crops of one size; `is_first` says whose gradients come first: the local crops'."""
     cost, stream = block_bytes(config, how), FLOAT32 * config.hidden_size * crops.tokens
-    passing = (max(int(crops.num * (1 - rate)), 1) if rate else crops.num) * crops.num_tokens
+    passing = kept_crops(crops.num, rate) * crops.num_tokens
     casts = how.product * sizes.products if how.is_cast else 0
     # Adding some images' branches to all images (index_add) keeps both branches, in float32.
     whole = passing * (cost.whole + (2 * FLOAT32 * config.hidden_size if rate else 0))
@@ -233,12 +238,21 @@ def inference_bytes(config: Dinov3CTConfig, crops: Crops, how: Arithmetic) -> in
     return crops.tokens * (2 * FLOAT32 * width + max(attention, mlp))
 
 
-def forward_flops(config: Dinov3CTConfig, sizes: Sizes, crops: Crops) -> int:
-    """FLOPs of the backbone's forward pass, a multiplication and an addition being two; norms and such left out."""
+def forward_flops(config: Dinov3CTConfig, sizes: Sizes, crops: Crops, in_training: bool) -> float:
+    """FLOPs of the backbone's forward pass, a multiplication and an addition being two; norms and such left out.
+
+    Args:
+        config: the backbone.
+        sizes: of `sizes_of`.
+        crops: of one size.
+        in_training: whether stochastic depth leaves crops out.
+    """
     attention = 4 * crops.num_tokens * config.hidden_size  # for each token: its scores and its mean of values
-    blocks = config.num_hidden_layers * crops.tokens * (2 * sizes.products + attention)
+    rates = config.drop_path_rates if in_training else [0.0] * config.num_hidden_layers
+    passing = sum(kept_crops(crops.num, rate) * crops.num_tokens for rate in rates)
     pixels = config.num_channels * config.patch_size**2
-    return blocks + 2 * crops.num * crops.num_patches * pixels * config.hidden_size
+    embedding = 2 * crops.num * crops.num_patches * pixels * config.hidden_size
+    return passing * (2 * sizes.products + attention) + embedding
 
 
 def head_flops(num_parameters: int, rows: int) -> int:
