@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from usage import show_help
 
 from dinox_hf.data.sources.phantom_dicom import series_uids, write_series
 from dinox_hf.data.sources.phantom_scanner import draw_scan
@@ -35,6 +36,7 @@ print(before, peak_memory_mb(), sum(piece.scan.num_slices for piece in made.piec
 
 def main() -> None:
     """Make scans, build sets of them, print one line for each figure."""
+    show_help(__doc__)
     num_slices = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -30,6 +30,7 @@ from reference_loader import (
     whole_pixel_geometries,
     write_png,
 )
+from usage import show_help
 
 from dinox_hf.data.crops import cut_hu
 from dinox_hf.data.crops_config import CropsConfig
@@ -55,6 +56,7 @@ configs:
 
 def main() -> None:
     """One line for each figure."""
+    show_help(__doc__)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         slices = SliceSet(sys.argv[1] if len(sys.argv) > 1 else build_phantom(Path(folder) / "set"))

@@ -21,6 +21,7 @@ import pydicom
 import SimpleITK as sitk
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from usage import show_help
 
 from dinox_hf.data.readers.dicom_elements import read_elements
 from dinox_hf.data.readers.files import list_files
@@ -41,6 +42,7 @@ SYNTAXES = {
 
 def main() -> None:
     """Compare, then print one line for each figure."""
+    show_help(__doc__)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else write_series(Path(made) / "series")

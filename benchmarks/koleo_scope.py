@@ -12,6 +12,7 @@ import time
 import torch
 from accelerate import Accelerator
 
+from benchmarks.usage import show_help
 from dinox_hf.data.batches import PretrainBatch
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
@@ -26,6 +27,7 @@ HEADS = "{num_prototypes: 4096, hidden_dim: 2048, bottleneck_dim: 256}"
 
 def main() -> None:
     """Print the median ratio and its range."""
+    show_help(__doc__)
     steps = {scope: prepared_step(scope) for scope in ("process", "step")}
     ratios = [seconds(steps["step"]) / seconds(steps["process"]) for _ in range(1 + NUM_PAIRS)][1:]
     print(f"step with KoLeo over the step / per process: {statistics.median(ratios):.3f}", end=" ")

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch.optim import Optimizer
 
 from benchmarks.allocations import AllocationMeter
+from benchmarks.usage import show_help
 from dinox_hf.data.batches import PretrainBatch
 from dinox_hf.data.masking import batch_masks
 from dinox_hf.pretraining.config import PretrainConfig
@@ -40,6 +41,7 @@ SETTINGS = (
 
 def main() -> None:
     """One line for each preset, precision and policy."""
+    show_help(__doc__)
     print("MB, planned / found\n\n| preset | precision | checkpointing | kept | peak | resident |")
     print("|---|---|---|---|---|---|")
     for preset in sys.argv[1:] or ["vits16"]:

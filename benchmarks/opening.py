@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from usage import show_help
 
 from dinox_hf.data.schema import write_slices
 from dinox_hf.data.volume import Volume
@@ -61,6 +62,7 @@ print(json.dumps({"figures": figures, "rows": len(slices), "found": found}))
 
 def main() -> None:
     """Write the set, open it several times, print one line for each figure."""
+    show_help(__doc__)
     num_slices, num_series = (int(given) for given in (*sys.argv[1:], NUM_SLICES, NUM_SERIES)[:2])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "set"
