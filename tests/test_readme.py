@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import training.finetune_classification as finetune
+import training.finetune_segmentation as outlines
 import training.pretrain as script
 from dinox_hf.hub.publish import publish_run
 from tests.data.scans import write_series
@@ -71,6 +72,13 @@ def test_the_arguments_of_every_command_that_trains_a_head_are_valid(monkeypatch
     assert len(found) >= 4
     modes = {finetune.read_arguments(arguments).adaptation.mode for arguments in found}
     assert {"lora", "frozen"} <= modes
+
+
+def test_the_arguments_of_every_command_that_trains_outlines_are_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name = "training/finetune_segmentation.py"
+    found = [outlines.read_arguments(after(command, name)) for command in COMMANDS if name in command]
+    assert {config.decoder.kind for config in found} == {"conv", "linear"}
 
 
 def test_the_trial_configuration_reads_and_writes_where_the_readme_says():

@@ -1,0 +1,83 @@
+"""How well predicted outlines cover the readers': case by case, by patient, beside a disc drawn without looking."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from ..metrics.overlap import dice, iou
+from .labelled_nodules import Cohort
+from .splits import patient_resamples
+
+NUM_OVERLAYS = 9
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Pixels, outlines and predictions of some nodules, in one order."""
+
+    indices: np.ndarray  # (n,) which nodules of the cohort
+    pictures: np.ndarray  # (n, H, W) float, the first channel as the network sees it
+    truth: np.ndarray  # (n, H, W) bool
+    predicted: dict[str, np.ndarray]  # (n, H, W) bool, by whom
+
+
+def disc(shape: tuple[int, int], area_px: float) -> np.ndarray:
+    """A disc of this area in the middle of the field: what one would draw without looking."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    squared = (rows - (shape[0] - 1) / 2) ** 2 + (columns - (shape[1] - 1) / 2) ** 2
+    return squared <= area_px / np.pi
+
+
+def case_rows(cohort: Cohort, masks: Masks) -> list[dict[str, Any]]:
+    """One row a nodule: who it is, how large, and Dice and IoU of every prediction."""
+    rows = []
+    for position, index in enumerate(masks.indices):
+        nodule, truth = cohort.nodules[index], masks.truth[position]
+        row = {"nodule_id": nodule.nodule_id, "patient_id": nodule.patient_id, "diameter_mm": nodule.diameter_mm}
+        for name, predicted in masks.predicted.items():
+            row |= {f"dice, {name}": dice(predicted[position], truth), f"iou, {name}": iou(predicted[position], truth)}
+        rows.append(row)
+    return rows
+
+
+def mask_table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean Dice and IoU over the nodules with a 95 % interval by patient, for every prediction."""
+    resamples = patient_resamples(np.array([row["patient_id"] for row in rows]))
+    records = []
+    for name in [column for column in rows[0] if column.startswith(("dice", "iou"))]:
+        values = np.array([row[name] for row in rows])
+        resampled = resamples @ values / resamples.sum(axis=1)
+        low, high = np.percentile(resampled, (2.5, 97.5))
+        records.append({"score": name, "mean": float(values.mean()), "interval": [float(low), float(high)]})
+    return records
+
+
+def write_cases(rows: list[dict[str, Any]], path: Path) -> None:
+    """The rows as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw_overlays(masks: Masks, rows: list[dict[str, Any]], name: str, path: Path) -> None:
+    """The worst, the middle and the best cases of one prediction: readers orange, prediction blue."""
+    order = np.argsort([row[f"dice, {name}"] for row in rows])
+    shown = order[np.unique(np.linspace(0, len(order) - 1, NUM_OVERLAYS).round().astype(int))]
+    figure, axes = plt.subplots(1, len(shown), figsize=(1.6 * len(shown), 2.0), squeeze=False)
+    for axis, position in zip(axes[0], shown, strict=True):
+        axis.imshow(masks.pictures[position], cmap="gray")
+        for mask, colour in ((masks.truth[position], "tab:orange"), (masks.predicted[name][position], "tab:blue")):
+            if mask.any() and not mask.all():
+                axis.contour(mask, levels=[0.5], colors=colour, linewidths=1)
+        axis.set_title(f"Dice {rows[position][f'dice, {name}']:.2f}", fontsize=8)
+        axis.axis("off")
+    figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)

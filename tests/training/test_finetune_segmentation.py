@@ -1,0 +1,72 @@
+"""The script that trains a segmentation head, in this process."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import training.finetune_segmentation as script
+from dinox_hf.evaluation.mask_scores import disc
+from dinox_hf.evaluation.nodule_masks import MaskCohortConfig, deal_masks
+from dinox_hf.evaluation.nodules import read_nodules
+from tests.evaluation.conftest import write_run, write_set
+
+TINY = ["--data.test=fold", "--data.num_folds=3", "--crops.size_px=32", "--training.precision=no"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("segmentation")
+    data = write_set(folder / "tiny", num_patients=24)
+    return write_run(folder / "run", data), data
+
+
+@pytest.fixture(scope="module")
+def finished(places, tmp_path_factory):
+    output = tmp_path_factory.mktemp("head") / "conv"
+    options = ["--training.epochs=10", "--training.batch_size=4", "--training.head_lr=1e-2"]
+    return script.main(script.read_arguments([*map(str, places), *TINY, f"--output={output}", *options]))
+
+
+def test_every_case_of_the_test_part_has_a_row(finished):
+    rows = list(csv.DictReader((finished / "cases.csv").open()))
+    report = json.loads((finished / "report.json").read_text())
+    assert len(rows) == report["num_cases"] == report["parts"]["test"]["nodules"] == 8
+    assert report["parts"]["test"]["patients"] == 8
+    means = {record["score"]: record["mean"] for record in report["test"]}
+    assert np.mean([float(row["dice, head"]) for row in rows]) == pytest.approx(means["dice, head"])
+    assert (finished / "overlays.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bright_discs_are_found_better_than_by_a_disc_drawn_without_looking(finished):
+    means = {r["score"]: r["mean"] for r in json.loads((finished / "report.json").read_text())["test"]}
+    assert set(means) == {f"{m}, {n}" for m in ("dice", "iou") for n in (script.HEAD, script.RANDOM, script.DISC)}
+    assert means["dice, head"] > means[f"dice, {script.DISC}"] + 0.1
+
+
+def test_a_head_that_changes_the_backbone_for_good_is_refused(places):
+    with pytest.raises(ValueError, match="must be one of 'frozen', 'lora', 'dora'; found 'full'"):
+        script.read_arguments([*map(str, places), "--adaptation.mode=full"])
+
+
+def test_one_changed_field_leaves_the_defaults_of_its_group(places):
+    config = script.read_arguments([*map(str, places), "--crops.size_px=32", "--adaptation.rank=4"])
+    assert (config.crops.field_mm, config.crops.shift_mm, config.adaptation.mode) == (48.0, 8.0, "frozen")
+
+
+def test_masks_are_dealt_by_patient_and_too_few_are_refused(places):
+    nodules = read_nodules(places[1])
+    twice = nodules + [dataclasses.replace(nodule, nodule_id=f"{nodule.nodule_id}b") for nodule in nodules]
+    cohort = deal_masks(twice, MaskCohortConfig(test="fold", num_folds=4))
+    homes = {(patient, part) for patient, part in zip(cohort.patient_ids, cohort.parts, strict=True)}
+    assert len(homes) == 24
+    with pytest.raises(ValueError, match=r"num_folds=5 patients; found 2"):
+        deal_masks(nodules[:2], MaskCohortConfig(test="fold"))
+
+
+def test_a_disc_has_its_area_and_lies_in_the_middle():
+    drawn = disc((41, 41), area_px=200)
+    assert abs(int(drawn.sum()) - 200) < 15
+    assert np.array_equal(drawn, drawn[::-1, ::-1]) and drawn[20, 20]
