@@ -1,15 +1,20 @@
 """The planner against tensors that were really allocated, and its words to a person."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.memory import arithmetic, config_of, kept_bytes, measured_apart, peak_bytes
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
 from dinox_hf.pretraining.footprint import Arithmetic, Crops, num_masked, sizes_of
-from dinox_hf.pretraining.memory import main
+from dinox_hf.pretraining.memory import largest_table, main, own_plan, parts_table
 from dinox_hf.pretraining.memory_plan import GB, POLICIES, RESERVED, largest_plan, nearest_plan, plan_run
 from dinox_hf.pretraining.self_distillation import SelfDistillation
 
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "training" / "configs"
+PAGE = (ROOT / "docs" / "memory.md").read_text()
 SMALL = (
     "--crops={global_size: 112, local_size: 48, num_local: 3}",
     "--dino_head={num_prototypes: 1024, hidden_dim: 256}",
@@ -85,11 +90,22 @@ def test_the_nearest_plan_keeps_the_step_as_long_as_it_can():
 
 @pytest.mark.parametrize(("device", "code", "words"), [("96", 0, "It fits: "), ("16", 1, "It does not fit: ")])
 def test_the_command_says_yes_or_no_and_what_to_do(device, code, words, capsys):
-    assert main(["--config", "training/configs/vitg16.yaml", "--device-gb", device]) == code
+    assert main(["--config", str(CONFIGS / "vitg16.yaml"), "--device-gb", device]) == code
     printed = capsys.readouterr().out
     assert "vitg16: 1,13" in printed and words in printed
     named = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("|")]
     assert [name for name in named if name in POLICIES] == [*POLICIES]
+
+
+@pytest.mark.parametrize("preset", ["vits16", "vitb16", "vitl16", "vitg16"])
+def test_the_page_has_the_table_of_the_command(preset):
+    config = load_config(PretrainConfig, CONFIGS / f"{preset}_pretrain.yaml")
+    assert "\n".join(largest_table(config, Arithmetic(2), 96 * GB, sizes_of(config))) in PAGE
+
+
+def test_the_page_says_where_the_memory_of_the_largest_goes():
+    config = load_config(PretrainConfig, CONFIGS / "vitg16.yaml")
+    assert "\n".join(parts_table(own_plan(config, Arithmetic(2), 96 * GB, sizes_of(config)))) in PAGE
 
 
 def test_a_misspelt_argument_of_the_command_is_named(capsys):
