@@ -3,10 +3,12 @@
 from typing import Any
 
 from .linear_probe import ProbeScore
-from .patch_probe import GRAM, PLAIN, POOLINGS, RANDOM, Answer, gain, group_scores, groups
+from .patch_probe import GRAM, PIXELS, PLAIN, POOLINGS, RANDOM, SIZE, Answer, gain, group_scores, groups
+from .probe_suite import NO_POOLING
 
 EXPECTED_GAIN = 0.10  # AUC, CLS tokens over those of random weights
 _ARMS = (PLAIN, GRAM)
+_COMPARED = ((PLAIN, RANDOM), (GRAM, RANDOM), (PLAIN, PIXELS), (GRAM, PIXELS), (GRAM, PLAIN))
 
 
 def answers_record(answers: list[Answer]) -> dict[str, Any]:
@@ -30,8 +32,8 @@ def answers_record(answers: list[Answer]) -> dict[str, Any]:
                 "scores": _scores(scores),
                 "gains": [
                     {"of": of, "over": over, "pooling": pooling}
-                    | _rounded(gain(scores[of, pooling], scores[over, pooling]))
-                    for of, over in ((PLAIN, RANDOM), (GRAM, RANDOM), (GRAM, PLAIN))
+                    | _rounded(gain(scores[of, pooling], scores[over, NO_POOLING if over == PIXELS else pooling]))
+                    for of, over in _COMPARED
                     for pooling in POOLINGS
                 ],
             }
@@ -67,12 +69,11 @@ def verdict(record: dict[str, Any]) -> list[str]:
                     f"{_auc(by_name[RANDOM, 'cls'])} of random weights, {_difference(each)}; expected was "
                     f"+{EXPECTED_GAIN:.2f}: {'reached' if is_reached else 'NOT reached'}."
                 )
-        pixels = next(score for score in average["scores"] if score["features"].startswith("raw pixels"))
         best = {arm: max(by_name[arm, pooling] for pooling in POOLINGS) for arm in (*_ARMS, RANDOM)}
         networks = ", ".join(f"{arm} {_auc(auc)}" for arm, auc in best.items())
         lines.append(
             f"{average['name']}, best tokens of each: {networks}; "
-            f"{pixels['features']} {_auc(pixels['auc'])}; size only {_auc(by_name['size only', '–'])}."
+            f"{PIXELS} {_auc(by_name[PIXELS, NO_POOLING])}; {SIZE} {_auc(by_name[SIZE, NO_POOLING])}."
         )
     return lines
 
