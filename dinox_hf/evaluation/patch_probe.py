@@ -63,6 +63,7 @@ class Answer:
     counts: dict[str, dict[str, int]]  # by half: nodules, of them positive, and patients
     not_measured: str | None
     scores: dict[Name, ProbeScore]  # auc_by_seed holds one value a network
+    by_half: dict[str, dict[Name, ProbeScore]]  # before averaging
 
 
 def questions() -> list[Question]:
@@ -129,7 +130,8 @@ def answer_all(
         reasons = [f"{half.name}: {part[1]}" for half, part in zip(halves, parts, strict=True) if part[1]]
         names = [] if reasons else parts[0][2]
         scores = {name: mean_score([part[2][name] for part in parts]) for name in names}
-        answers.append(Answer(question, counts, "; ".join(reasons) or None, scores))
+        by_half = {half.name: part[2] for half, part in zip(halves, parts, strict=True)}
+        answers.append(Answer(question, counts, "; ".join(reasons) or None, scores, by_half))
     return answers
 
 
@@ -140,9 +142,13 @@ def mean_score(scores: list[ProbeScore]) -> ProbeScore:
     return ProbeScore(float(np.mean([score.auc for score in scores])), *interval(resampled), by_network, resampled)
 
 
-def group_scores(answers: list[Answer]) -> dict[str, dict[Name, ProbeScore]]:
-    """The averages of `groups`; one with a question that could not be measured is left out."""
-    by_question = {answer.question.name: answer.scores for answer in answers if answer.not_measured is None}
+def group_scores(answers: list[Answer], half: str | None = None) -> dict[str, dict[Name, ProbeScore]]:
+    """The averages of `groups`, over both halves or in one; without those whose questions were not all measured."""
+    by_question = {
+        answer.question.name: answer.by_half[half] if half else answer.scores
+        for answer in answers
+        if answer.not_measured is None
+    }
     return {
         group: {
             name: mean_score([by_question[question][name] for question in names]) for name in by_question[names[0]]

@@ -14,6 +14,7 @@ _COMPARED = ((PLAIN, RANDOM), (GRAM, RANDOM), (PLAIN, PIXELS), (GRAM, PIXELS), (
 def answers_record(answers: list[Answer]) -> dict[str, Any]:
     """Scores of every question and of every average, and the differences that matter, as plain numbers."""
     averages = group_scores(answers)
+    in_half = {half: group_scores(answers, half) for half in answers[0].by_half}
     return {
         "questions": [
             {
@@ -35,6 +36,11 @@ def answers_record(answers: list[Answer]) -> dict[str, Any]:
                     | _rounded(gain(scores[of, pooling], scores[over, NO_POOLING if over == PIXELS else pooling]))
                     for of, over in _COMPARED
                     for pooling in POOLINGS
+                ],
+                "cls_gains_by_half": [
+                    {"half": half, "of": of} | _rounded(gain(found[group][of, "cls"], found[group][RANDOM, "cls"]))
+                    for half, found in in_half.items()
+                    for of in _ARMS
                 ],
             }
             for group, scores in averages.items()
@@ -112,11 +118,13 @@ def _average(average: dict[str, Any]) -> str:
         [f"{each['of']} over {each['over']}", each["pooling"], f"{each['gain']:+.3f}", _signed(each["interval"])]
         for each in average["gains"]
     ]
+    by_half = "; ".join(f"{each['half']}, {each['of']} {_difference(each)}" for each in average["cls_gains_by_half"])
     return (
         f"### {average['name'].capitalize()}\n\nAverage over {'; '.join(average['questions'])}.\n\n"
         + _table(["features", "tokens", "AUC", "95 % interval", "each network"], rows)
         + "\n\n"
         + _table(["difference", "tokens", "AUC", "95 % interval, paired"], differences)
+        + f"\n\nCLS over random weights in the nodules of each half: {by_half}."
     )
 
 

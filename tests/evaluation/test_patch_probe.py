@@ -108,6 +108,8 @@ def test_an_average_is_the_mean_of_its_questions(answers):
     averages = group_scores(answers)
     expected = np.mean([answer.scores[RANDOM, "max"].auc for answer in answers[:4]])
     assert averages["mean of four"][RANDOM, "max"].auc == pytest.approx(expected)
+    in_halves = [group_scores(answers, half)["mean of four"][RANDOM, "max"].auc for half in HALVES]
+    assert np.mean(in_halves) == pytest.approx(expected) and in_halves[0] != in_halves[1]
 
 
 def test_scores_come_from_the_cache_the_second_time(answers, patches, cache, monkeypatch):
