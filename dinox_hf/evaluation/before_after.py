@@ -6,17 +6,20 @@ from typing import Any
 from .features import POOLINGS
 from .probe_suite import BACKBONE, START, Answer, mean_gain
 from .starting_weights import StartingWeights
-from .tables import interval_text, table
+from .tables import gain_interval, table
 
 _SHOWN = ("cls", "mean")  # the other poolings stand with each probe
 
 
-def before_after_record(start: StartingWeights | None, answers: list[Answer]) -> dict[str, Any] | None:
+def before_after_record(
+    start: StartingWeights | None, answers: list[Answer], run: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
     """Who was compared, and the mean gain over the attributes by pooling; each probe's own gain stands with it.
 
     Args:
         start: of `starting_weights`.
         answers: to the questions, with scores of the starting weights unless they are missing.
+        run: the run.yaml, which tells whether adapters were trained or every weight.
     """
     if start is None:
         return None
@@ -25,12 +28,19 @@ def before_after_record(start: StartingWeights | None, answers: list[Answer]) ->
         "name": start.name,
         "missing": start.missing,
         "weights_digest": start.backbone.digest if start.backbone else None,
+        "lora_rank": ((run or {}).get("lora") or {}).get("rank"),
         "gains": [gain for gain in gains if gain is not None],
     }
 
 
 def before_after_line(record: dict[str, Any]) -> str:
-    """The one line that sums it up, or says why there is nothing to sum up."""
+    """The one line that sums it up, or says why there is nothing to sum up; and that adapters were trained."""
+    rank = record.get("lora_rank")
+    trained = f" LoRA of rank {rank} was trained; the weights under it stayed as they were." if rank else ""
+    return _summary(record) + trained
+
+
+def _summary(record: dict[str, Any]) -> str:
     if record["missing"]:
         return f"Before and after: not measured. The run started from {record['name']}; {record['missing']}."
     if not record["gains"]:
@@ -39,10 +49,7 @@ def before_after_line(record: dict[str, Any]) -> str:
             f"both classes for a mean."
         )
     first = record["gains"][0]
-    listed = "; ".join(
-        f"{gain['pooling']} {gain['gain']:+.3f} ({interval_text(gain['interval'], '+.3f')})"
-        for gain in record["gains"]
-    )
+    listed = "; ".join(f"{gain['pooling']} {gain['gain']:+.3f} ({gain_interval(gain)})" for gain in record["gains"])
     return (
         f"Before and after: AUC gained over the starting weights ({record['name']}), mean over "
         f"{len(first['attributes'])} attributes with 95 % interval: {listed}."
@@ -77,7 +84,7 @@ def _rows(probe: dict[str, Any]) -> list[list[str]]:
             f"{aucs[START, pooling]:.3f}",
             f"{aucs[BACKBONE, pooling]:.3f}",
             f"{gains[pooling]['gain']:+.3f}",
-            interval_text(gains[pooling]["interval"], "+.3f"),
+            gain_interval(gains[pooling]),
         ]
         for pooling in _SHOWN
     ]

@@ -67,7 +67,7 @@ class Answer:
     def gain(self, of: tuple[str, str], over: tuple[str, str]) -> dict[str, Any]:
         """Difference of two AUCs on the same nodules, with the interval of the paired bootstrap."""
         difference = self.scores[of].resampled - self.scores[over].resampled
-        return {"gain": self.scores[of].auc - self.scores[over].auc, "interval": interval(difference)}
+        return {"gain": self.scores[of].auc - self.scores[over].auc, **_spread(difference)}
 
 
 def questions() -> list[Question]:
@@ -106,7 +106,7 @@ def mean_gain(answers: list[Answer], pooling: str = "cls", over: str = RANDOM) -
     """Mean over the measured attributes of AUC minus AUC of random or starting weights, resampled together by patient.
 
     Returns:
-        gain, interval and the names of the attributes; None if none was measured.
+        gain, interval, whether every resample gave 0, and the names of the attributes; None if none was measured.
     """
     names = {rule.name for rule in ATTRIBUTE_RULES}
     measured = [answer for answer in answers if answer.question.name in names and answer.not_measured is None]
@@ -117,9 +117,14 @@ def mean_gain(answers: list[Answer], pooling: str = "cls", over: str = RANDOM) -
     return {
         "pooling": pooling,
         "gain": float(np.mean([trained.auc - other.auc for trained, other in pairs])),
-        "interval": interval(resampled),
+        **_spread(resampled),
         "attributes": [answer.question.name for answer in measured],
     }
+
+
+def _spread(difference: np.ndarray) -> dict[str, Any]:
+    """Interval of a resampled difference of AUCs, and whether it is 0 in every resample."""
+    return {"interval": interval(difference), "always_zero": not np.nan_to_num(difference).any()}
 
 
 def probe_record(answer: Answer) -> dict[str, Any]:

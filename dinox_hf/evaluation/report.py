@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .before_after import before_after_line, before_after_part
-from .tables import interval_text, table
+from .tables import gain_interval, interval_text, table
 
 _CAPTIONS = {
     "attention": "CLS attention of the last layer, mean over heads, on nodules chosen by their rank in size. The "
@@ -63,7 +63,7 @@ def cls_gain_line(gain: dict[str, Any] | None) -> str:
         )
     return (
         f"CLS probe gain over random weights, mean over {len(gain['attributes'])} attributes: {gain['gain']:+.3f} AUC "
-        f"(95 % interval {interval_text(gain['interval'], '+.3f')}; {', '.join(gain['attributes'])})."
+        f"(95 % interval {gain_interval(gain)}; {', '.join(gain['attributes'])})."
     )
 
 
@@ -106,7 +106,7 @@ def _other_poolings(gains: list[dict[str, Any]]) -> list[str]:
     """The same mean gain with the other poolings, whatever it says."""
     if not gains:
         return []
-    listed = ", ".join(f"{g['pooling']} {g['gain']:+.3f} ({interval_text(g['interval'], '+.3f')})" for g in gains)
+    listed = ", ".join(f"{g['pooling']} {g['gain']:+.3f} ({gain_interval(g)})" for g in gains)
     return [f"- The same gain with other poolings: {listed}."]
 
 
@@ -176,7 +176,7 @@ def _probe(probe: dict[str, Any]) -> str:
             f"{gain['of']} over {gain['over']}",
             gain["pooling"],
             f"{gain['gain']:+.3f}",
-            interval_text(gain["interval"], "+.3f"),
+            gain_interval(gain),
         ]
         for gain in sorted(probe["gains"], key=lambda gain: gain["of"])
     ]

@@ -6,13 +6,14 @@ from typing import Any
 
 from ..model.weight_files import find_weights, read_tensors, sha256_of, weight_files
 from .features import Backbone, loaded_twin
+from .lineage import origin_name
 
 
 @dataclass(frozen=True)
 class StartingWeights:
     """A backbone as its run began with it; either it is here, or the reason why not."""
 
-    name: str  # an id on the Hub or the last part of a path, since reports travel
+    name: str  # see `origin_name`
     backbone: Backbone | None
     missing: str | None
 
@@ -31,7 +32,7 @@ def starting_weights(trained: Backbone, run: dict[str, Any] | None) -> StartingW
     origin = (run or {}).get("lineage", {}).get("origin")
     if origin is None:
         return None
-    name, place, revision = _named(origin)
+    name, (place, revision) = origin_name(origin), _place(origin)
     if revision is None and not Path(place).exists():
         return StartingWeights(name, None, "it is no longer where it was")
     try:
@@ -44,11 +45,8 @@ def starting_weights(trained: Backbone, run: dict[str, Any] | None) -> StartingW
         return StartingWeights(name, None, f"it could not be read {where}")
 
 
-def _named(origin: dict[str, Any]) -> tuple[str, str, str | None]:
-    """Name for the report, place, and revision, None for a place on this machine."""
+def _place(origin: dict[str, Any]) -> tuple[str, str | None]:
+    """Where to read them again, and the revision, None for a place on this machine."""
     if "from_run" in origin:
-        folder = Path(origin["from_run"])
-        checkpoint = folder / "checkpoints" / f"step_{origin['step']:08d}"
-        return f"{folder.name} after {origin['step']} steps", str(checkpoint), None
-    place, revision = origin["weights"], origin.get("revision")
-    return (place if revision else Path(place).name), place, revision
+        return str(Path(origin["from_run"]) / "checkpoints" / f"step_{origin['step']:08d}"), None
+    return origin["weights"], origin.get("revision")

@@ -72,7 +72,7 @@ def evaluate(source: str, data: str | None, out: str | None, settings: Evaluatio
         report["cls_gain"] = mean_gain(answers)
         others = [mean_gain(answers, pooling) for pooling in POOLINGS if pooling != "cls"]
         report["other_gains"] = [gain for gain in others if gain is not None]
-        report["before_after"] = before_after_record(subject.start, answers)
+        report["before_after"] = before_after_record(subject.start, answers, subject.config)
         report["attention"] = [attention_record(field, material.nodules) for field in fields]
         facts = learning_facts(subject.config, subject.records)
         gain = report["cls_gain"] and report["cls_gain"]["gain"]

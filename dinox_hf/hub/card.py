@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from .card_facts import CardFacts, metadata_of
+from .card_stages import lineage_rows, stages_table
 from .results import eval_results, results_section
 
 NOT_MEASURED = "Not measured."
@@ -164,20 +165,24 @@ def _training(facts: CardFacts) -> str:
     run, images = facts.run, facts.run.get("lineage", {}).get("images_per_step")
     gram_start = run.get("gram", {}).get("first_step")
     has_gram = gram_start is not None and gram_start < facts.step
-    crops = run["crops"]
-    return _table(
+    crops, lora = run["crops"], run.get("lora")
+    # With stages before it, this run's own numbers are told apart from their total.
+    here = f" in stage {len(facts.stages_before) + 1}" if facts.stages_before else ""
+    own = _table(
         [
             ("Objective", "DINO + iBOT + KoLeo" + (f" + Gram anchoring from step {gram_start}" if has_gram else "")),
             ("Weights", "teacher (moving average of the student)"),
-            ("Updates", f"{facts.step:,} of {run['steps']:,} planned"),
-            ("Images seen", f"{facts.step * images:,} ({images} an update)" if images else None),
+            ("Trained", f"LoRA of rank {lora['rank']}, merged into the weights it began with" if lora else None),
+            (f"Updates{here}", f"{facts.step:,} of {run['steps']:,} planned"),
+            (f"Images seen{here}", f"{facts.step * images:,} ({images} an update)" if images else None),
             ("Crops", f"2 of {crops['global_size']} px, {crops['num_local']} of {crops['local_size']} px"),
             ("Cut from", f"squares of {crops['field_mm']:g} mm" if crops.get("field_mm") else "whole slices"),
-            ("Time in the training loop", _duration(facts.seconds)),
+            (f"Time in the training loop{here}", _duration(facts.seconds)),
             ("Device", run.get("lineage", {}).get("device")),
             ("Precision", run.get("lineage", {}).get("precision")),
         ]
     )
+    return "\n\n".join(part for part in (stages_table(facts), own) if part)
 
 
 def _lineage(facts: CardFacts) -> str:
@@ -187,6 +192,7 @@ def _lineage(facts: CardFacts) -> str:
             ("Run", facts.config["dinox_run"]),
             ("dinox_hf commit", lineage.get("dinox_hf_commit")),
             ("Data fingerprint", lineage.get("data_fingerprint")),
+            *lineage_rows(facts),
             ("Seed", facts.run.get("seed")),
             ("Processes", lineage.get("num_processes")),
             ("torch", lineage.get("torch")),

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from ..evaluation.learning import read_metrics, read_run, sets_of
+from ..evaluation.lineage import Origin, Stage, first_weights, origin_name, stages_before
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _METADATA_BLOCK = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
@@ -45,16 +45,18 @@ class CardFacts:
     @property
     def first_weights(self) -> tuple[str, str | None] | None:
         """Name and licence of the released weights that training began with, some runs ago perhaps; None if random."""
-        origin = self.run.get("lineage", {}).get("origin")
-        while origin and origin.get("origin"):
-            origin = origin["origin"]
-        if not origin or not origin.get("weights"):
-            return None
-        name = origin["weights"]
-        # A path tells of the machine that trained; its last part, of the weights.
-        return (name if _HUB_ID.fullmatch(name) and not Path(name).exists() else Path(name).name), origin.get(
-            "licence"
-        )
+        origin = self.first_origin
+        return (origin_name(origin), origin.get("licence")) if origin else None
+
+    @property
+    def first_origin(self) -> Origin | None:
+        """What was recorded of those released weights."""
+        return first_weights(self.run)
+
+    @property
+    def stages_before(self) -> list[Stage]:
+        """The runs that this one goes on from, oldest first."""
+        return stages_before(self.run)
 
     @property
     def dataset_name(self) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ..evaluation.before_after import before_after_line
 from ..evaluation.probe_suite import BACKBONE, NO_POOLING, PIXELS, RANDOM, SIZE
 from ..evaluation.report import cls_gain_line
 
@@ -21,6 +22,7 @@ def results_section(report: dict[str, Any]) -> str:
         f"{data['seen_in_pretraining']} Ratings are radiologists' opinions, not pathology.",
         "### Linear probes",
         cls_gain_line(report["cls_gain"]),
+        before_after_line(report["before_after"]) if report.get("before_after") else "",
         _probes(report["probes"]),
         _figure(report, "probes", "Linear probes beside their controls"),
         "### Attention on nodules",

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -20,7 +19,7 @@ from ..model.weight_files import sha256_of
 from .checkpoint import latest_checkpoint
 from .checkpoint_folders import refuse_damage
 from .config import InitConfig, PretrainConfig
-from .released_weights import ReleasedWeights, read_weights, refuse_other_architecture
+from .released_weights import ReleasedWeights, read_weights, refuse_other_architecture, run_yaml, stage_record
 from .self_distillation import SelfDistillation
 from .sharding import placed_like
 
@@ -76,7 +75,7 @@ def take_moments(init: InitConfig, model: SelfDistillation, optimizer: Optimizer
 
 def recorded_origin(run_folder: str | Path) -> Origin | None:
     """The origin as a run wrote it down when it began: a resumed run keeps it, whatever became of its source."""
-    return _run_yaml(Path(run_folder)).get("lineage", {}).get("origin")
+    return run_yaml(Path(run_folder)).get("lineage", {}).get("origin")
 
 
 def _start_from(
@@ -125,14 +124,10 @@ def _continue_run(config: PretrainConfig, model: SelfDistillation, tell: Callabl
 
 
 def _origin_of(folder: Path, checkpoint: Path, init: InitConfig) -> Origin:
-    before = _run_yaml(folder).get("lineage", {})
     return {
-        "from_run": str(folder),
-        "step": _step_of(checkpoint),
         "take": init.take,
         "sha256": sha256_of([checkpoint / "backbone" / "model.safetensors"]),
-        **{name: before.get(name) for name in ("dinox_hf_commit", "data_fingerprint", "data_num_slices")},
-        "origin": before.get("origin"),
+        **stage_record(folder, _step_of(checkpoint)),
     }
 
 
@@ -164,13 +159,13 @@ def _refuse_own_folder(folder: Path, output: Path) -> None:
 
 def _refuse_other_run(folder: Path, config: PretrainConfig) -> None:
     """Architecture from the other run's record: some of it, such as an epsilon, leaves no trace in the weights."""
-    recorded = _run_yaml(folder).get("model", {})
+    recorded = run_yaml(folder).get("model", {})
     names = Dinov3CTConfig.preset(recorded.get("preset", config.model.preset), **recorded.get("overrides", {}))
     refuse_other_architecture(ReleasedWeights(str(folder), {}, names, {}), config.model.backbone())
 
 
 def _refuse_adapted_student(folder: Path, init: InitConfig) -> None:
-    if init.take == "everything" and _run_yaml(folder).get("lora"):
+    if init.take == "everything" and run_yaml(folder).get("lora"):
         raise ValueError(
             f"init.take should be teacher where the run before has `lora`; found everything, and {folder} has. Its "
             f"teacher's adapters are merged into plain weights; the student's, and their moments, belong to that run "
@@ -192,8 +187,3 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 def _step_of(checkpoint: Path) -> int:
     return int(re.sub(r"\D", "", checkpoint.name))
-
-
-def _run_yaml(folder: Path) -> dict[str, Any]:
-    path = folder / "run.yaml"
-    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}

@@ -22,6 +22,9 @@ FUNCTION_FIELDS = (
 )
 
 
+OUR_LICENCE = "gpl-3.0"  # of weights that began with a random draw
+
+
 @dataclass(frozen=True)
 class ReleasedWeights:
     """The weights of one backbone, and what is known about them."""
@@ -46,13 +49,32 @@ def read_weights(name: str) -> ReleasedWeights:
     path, revision = find_weights(name)
     files = weight_files(path, name)
     folder = path if path.is_dir() else path.parent
-    provenance = {
-        "revision": revision,
-        "sha256": sha256_of(files),
-        "licence": _licence(folder),
-        "origin": _earlier_origin(folder),
-    }
+    checkpoint = _checkpoint_of_ours(folder)
+    provenance = {"revision": revision, "sha256": sha256_of(files), "licence": _licence(folder), "origin": None}
+    if checkpoint is not None:
+        stage = stage_record(checkpoint.parent.parent, int(checkpoint.name.removeprefix("step_")))
+        provenance |= stage | {"licence": _inherited_licence(stage["origin"])}
     return ReleasedWeights(name, read_tensors(files), _config(path), provenance, folder)
+
+
+def stage_record(folder: Path, step: int) -> dict[str, Any]:
+    """What a run of ours says of itself, for the run.yaml of one that goes on from it.
+
+    Args:
+        folder: the run's.
+        step: of the checkpoint that is gone on from: so many updates it had.
+    """
+    if folder.name in ("", ".."):
+        folder = folder.resolve()  # a run is called by its folder's name
+    lineage = run_yaml(folder).get("lineage", {})
+    names = ("dinox_hf_commit", "images_per_step", "data_fingerprint", "data_num_slices", "origin")
+    return {"from_run": str(folder), "step": step, **{name: lineage.get(name) for name in names}}
+
+
+def run_yaml(folder: Path) -> dict[str, Any]:
+    """The record of a run; empty where there is none."""
+    path = folder / "run.yaml"
+    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
 
 
 def refuse_other_architecture(weights: ReleasedWeights, wanted: Dinov3CTConfig) -> None:
@@ -102,9 +124,18 @@ def _licence(folder: Path) -> str | None:
     return values.get("license_name") or values.get("license")
 
 
-def _earlier_origin(folder: Path) -> dict[str, Any] | None:
-    """For a checkpoint of ours, what its run began with."""
-    run_yaml = folder.parents[2] / "run.yaml" if folder.name == "backbone" and len(folder.parents) > 2 else None
-    if run_yaml is None or not run_yaml.is_file():
-        return None
-    return (yaml.safe_load(run_yaml.read_text()) or {}).get("lineage", {}).get("origin")
+def _checkpoint_of_ours(folder: Path) -> Path | None:
+    """The checkpoint whose backbone lies in a folder, if its run is known too."""
+    for place in (folder, folder.resolve()):  # as it was written, where that is long enough to tell
+        checkpoint = place.parent
+        is_ours = place.name == "backbone" and re.fullmatch(r"step_\d+", checkpoint.name)
+        if is_ours and (checkpoint.parent.parent / "run.yaml").is_file():
+            return checkpoint
+    return None
+
+
+def _inherited_licence(origin: dict[str, Any] | None) -> str | None:
+    """Licence of weights that our runs trained: that of the released weights they began with, else ours."""
+    while origin and origin.get("origin"):
+        origin = origin["origin"]
+    return origin.get("licence") if origin and "weights" in origin else OUR_LICENCE

@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from dinox_hf.evaluation import suite
+from dinox_hf.evaluation.before_after import before_after_line, before_after_record
 from dinox_hf.evaluation.starting_weights import starting_weights
 from dinox_hf.evaluation.subject import EvaluationSettings, load_subject
 from dinox_hf.evaluation.suite import evaluate
@@ -64,7 +65,33 @@ def test_weights_compared_with_themselves_gain_nothing(tiny_run, monkeypatch):
     record_origin(tiny_run, {"weights": str(checkpoint), "revision": None})
     report = json.loads((evaluate(str(tiny_run), None, None, SETTINGS) / "report.json").read_text())
     gains = [g for p in report["probes"] for g in p["gains"] if g["over"] == "starting weights"]
-    assert len(gains) > 4 and all(g["gain"] == 0 and g["interval"] == [0, 0] for g in gains)
+    assert len(gains) > 4 and all(g["gain"] == 0 and g["interval"] == [0, 0] and g["always_zero"] for g in gains)
+    text = (tiny_run / "evaluation" / "report.md").read_text()
+    assert "| +0.000 | none: the same AUC in every resample |" in text and "+0.000 to +0.000" not in text
+    assert report["before_after"]["name"] == f"{tiny_run.name} after 20 steps"
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        ({"interval": [0.0, 0.0], "always_zero": True}, "none: the same AUC in every resample"),
+        # 2 % of the resamples may still differ.
+        ({"interval": [0.0, 0.0], "always_zero": False}, "within ±0.0005"),
+        ({"interval": [-0.0004, 0.0002], "always_zero": False}, "within ±0.0005"),
+        ({"interval": [0.0, 0.001], "always_zero": False}, "+0.000 to +0.001"),
+    ],
+)
+def test_an_interval_of_zeros_is_not_shown_as_a_certainty(gain, said):
+    record = {"name": "a", "missing": None, "lora_rank": None}
+    line = before_after_line(record | {"gains": [gain | {"pooling": "cls", "gain": 0.0, "attributes": ["margin"]}]})
+    assert line.endswith(f": cls +0.000 ({said}).")
+
+
+def test_adapters_are_told_where_before_and_after_are_compared(started_run):
+    run, _ = started_run
+    start = load_subject(str(run), num_random=0).start
+    told = [before_after_line(before_after_record(start, [], {"lora": lora})) for lora in ({"rank": 4}, None)]
+    assert "LoRA of rank 4 was trained" in told[0] and "LoRA" not in told[1]
 
 
 def test_an_origin_that_is_a_run_is_compared_at_its_checkpoint(tiny_run, tmp_path):

@@ -64,6 +64,78 @@ def test_released_weights_bring_their_licence_through_every_stage(facts):
     assert "outputs/gram" not in card
 
 
+STAGE_1 = {
+    "from_run": "/scratch/jane/pretrain",
+    "step": 100,
+    "images_per_step": 16,
+    "data_fingerprint": "cafe",
+    "data_num_slices": 5000,
+    "dinox_hf_commit": "abc",
+    "origin": None,
+}
+STAGE_2 = {"from_run": "/scratch/jane/gram", "step": 30, "images_per_step": 8, "sha256": "5ha", "origin": STAGE_1}
+
+
+def test_the_card_of_a_third_stage_counts_the_two_before_it(facts):
+    card = render_card(with_origin(facts, **STAGE_2))
+    rows = [line for line in section(card, "Training").splitlines() if line.startswith("|")]
+    assert rows[2:6] == [
+        "| 1: pretrain | 100 | 1,600 | 5,000 | cafe |",
+        "| 2: gram | 30 | 240 | – | – |",
+        "| 3: this run | 20 | 160 | 120 | f00dfeed |",
+        "| total | 150 | 2,000 |  |  |",
+    ]
+    assert "| Updates in stage 3 | 20 of 20 planned |" in rows and "/scratch" not in card
+    lineage = section(card, "Lineage")
+    assert "| Stage 1 | pretrain after 100 updates, commit abc, data cafe |" in lineage
+    assert "| Stage 2 | gram after 30 updates, backbone's SHA-256 5ha |" in lineage
+
+
+def test_a_stage_that_recorded_no_images_leaves_their_total_open(facts):
+    stage = {name: value for name, value in STAGE_1.items() if name != "images_per_step"}
+    training = section(render_card(with_origin(facts, **STAGE_2 | {"origin": stage})), "Training")
+    assert "| 1: pretrain | 100 | – |" in training and "| total | 150 | – |" in training
+    assert "not recorded by that run" in training
+
+
+def test_released_weights_beneath_the_stages_are_named(facts):
+    released = {"weights": "facebook/dinov3-x", "revision": "0123", "licence": "dinov3-license", "sha256": "9f"}
+    card = render_card(with_origin(facts, **STAGE_1 | {"origin": released}))
+    assert "Before stage 1: the weights of facebook/dinov3-x, whose own" in section(card, "Training")
+    assert "| First weights | facebook/dinov3-x, SHA-256 9f |" in section(card, "Lineage")
+    assert ModelCard(card).data.base_model == "facebook/dinov3-x"
+
+
+def test_a_backbone_of_an_earlier_run_is_a_stage_under_its_licence(facts):
+    weights = {"weights": "/scratch/jane/pretrain/checkpoints/step_00000100/backbone", "licence": "gpl-3.0"}
+    card = render_card(with_origin(facts, **STAGE_1 | weights))
+    assert "| 1: pretrain | 100 | 1,600 |" in card and ModelCard(card).data.license == "gpl-3.0"
+    # Recorded without its run: named by its path, but of unknown licence.
+    card = render_card(with_origin(facts, **weights | {"licence": None, "origin": None}))
+    assert "weights of pretrain after 100 steps." in card and ModelCard(card).data.license_name == "unknown"
+    assert "/scratch" not in card
+
+
+def test_a_run_that_goes_on_from_none_has_no_stages(facts):
+    training = section(render_card(facts), "Training")
+    assert "stage" not in training and "| Updates | 20 of 20 planned |" in training
+
+
+def test_adapters_are_told(facts):
+    assert "LoRA" not in section(render_card(facts), "Training")
+    run = facts.run | {"lora": {"rank": 4}}
+    card = render_card(dataclasses.replace(facts, run=run))
+    assert "| Trained | LoRA of rank 4, merged into the weights it began with |" in card
+
+
+def test_results_say_what_training_added_to_the_first_weights(facts):
+    assert "Before and after" not in section(render_card(facts), "Results")
+    gain = {"pooling": "cls", "gain": 0.02, "interval": [-0.01, 0.05], "attributes": ["margin"], "always_zero": False}
+    record = {"name": "pretrain after 100 steps", "missing": None, "gains": [gain], "lora_rank": None}
+    card = render_card(dataclasses.replace(facts, report=facts.report | {"before_after": record}))
+    assert "starting weights (pretrain after 100 steps)" in card and "cls +0.020 (-0.010 to +0.050)" in card
+
+
 def test_weights_from_a_folder_are_named_without_its_path_and_an_unknown_licence_says_so(facts):
     card = render_card(with_origin(facts, weights="/scratch/jane/dinov3-vits16", licence=None, origin=None))
     assert ModelCard(card).data.license_name == "unknown" and "/scratch" not in card

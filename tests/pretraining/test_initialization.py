@@ -86,6 +86,8 @@ def test_three_stages_run_one_after_the_other(pretrained, data, tmp_path):
     before = origin["origin"]
     assert (before["from_run"], before["step"], before["gram_teacher_step"]) == (str(pretrained), 4, 2)
     assert before["take"] == "everything" and before["origin"] is None
+    images = yaml.safe_load((gram / "run.yaml").read_text())["lineage"]["images_per_step"]
+    assert origin["images_per_step"] == before["images_per_step"] == images
 
 
 def test_checkpoints_for_later_stages_outlive_the_rotation(data, tmp_path):
@@ -264,7 +266,18 @@ def test_a_run_from_released_weights_hands_their_licence_to_the_next_stage(relea
     script.main(tiny_config(data, second, FITTING, *GRAM, f"--init.from_run={first}"))
     origin = yaml.safe_load((second / "run.yaml").read_text())["lineage"]["origin"]
     assert origin["origin"]["licence"] == "dinov3-license"
-    assert started_from(second, data, tmp_path)[1]["origin"] == origin
+    third = started_from(second, data, tmp_path)[1]
+    assert third["origin"] == origin and third["licence"] == "dinov3-license"
+
+
+def test_a_backbone_named_by_its_checkpoint_brings_the_record_of_its_run(pretrained, data, tmp_path, monkeypatch):
+    lineage = yaml.safe_load((pretrained / "run.yaml").read_text())["lineage"]
+    monkeypatch.chdir(pretrained / "checkpoints")
+    for name in (checkpoint(pretrained, 2) / "backbone", checkpoint(pretrained, 2), "step_00000002/backbone"):
+        origin = started_from(name, data, tmp_path, "--model.overrides.layer_norm_eps=1e-6")[1]
+        assert (origin["from_run"], origin["step"], origin["weights"]) == (str(pretrained), 2, str(name))
+        assert origin["data_fingerprint"] == lineage["data_fingerprint"] and origin["licence"] == "gpl-3.0"
+        assert origin["images_per_step"] == lineage["images_per_step"] and origin["origin"] is None
 
 
 def test_partial_weights_are_refused_with_every_name(released, data, tmp_path):
