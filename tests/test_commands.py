@@ -46,6 +46,10 @@ def foreign_xml(folder):
     write_xml(folder / "raw" / "a.xml", [nodule([(-30, "9.9.1", square(3, 9))])], "9.9")
 
 
+def file_as_output(folder):
+    (folder / "out").write_text("notes")
+
+
 def run_without_checkpoint(folder):
     (folder / "run").mkdir()
     (folder / "run" / "run.yaml").write_text("data: {folder: dataset}\n")
@@ -68,6 +72,16 @@ CASES = {
     "pretrain: no dataset": (None, (*PRETRAIN, "--data.folder={folder}/none"), "folder of a built set"),
     "pretrain: too large for its device": (None, (*PRETRAIN, "--device_gb=0.001"), "It does not fit: 0."),
     "pretrain: nothing to resume": (None, (*PRETRAIN, "--resume"), "found none. Start the run"),
+    "pretrain: a file as output": (file_as_output, PRETRAIN, "/out is a file. Name another with --output="),
+    "pretrain: a folder in a file": (file_as_output, (*PRETRAIN[:1], "--output={folder}/out/run"), "/out is a file."),
+    "pretrain: a file as output to resume": (file_as_output, (*PRETRAIN, "--resume", "auto"), "/out is a file."),
+    "pretrain: a space for =": (None, (*PRETRAIN, "--steps", "5"), "Write --steps=5."),
+    "pretrain: nothing to learn": (None, (*PRETRAIN, "--losses={{dino: 0, ibot: 0, koleo: 0}}"), "nothing to learn"),
+    "pretrain: no heads": (
+        None,
+        (*PRETRAIN, "--model.overrides.num_attention_heads=0"),
+        "_heads must be >= 1; found 0",
+    ),
     "evaluate: no checkpoint": (run_without_checkpoint, ("training/evaluate.py", "{folder}/run"), "checkpoint"),
     "finetune: no dataset": (None, ("training/finetune_classification.py", "a backbone"), "Expected BACKBONE DATASET"),
     "finetune: no backbone": (None, (*FINETUNE, "--output={folder}/out"), "an existing path; found 'a backbone'"),

@@ -26,7 +26,7 @@ from dinox_hf.data.stream_loader import StreamLoader
 from dinox_hf.data.streaming import StreamedSlices
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
-from dinox_hf.pretraining.feasibility import refuse_too_few_slices, refuse_what_cannot_work
+from dinox_hf.pretraining.feasibility import refuse_too_few_slices, refuse_what_cannot_work, what_never_happens
 from dinox_hf.pretraining.fit import explain_out_of_memory, fit_to_device
 from dinox_hf.pretraining.initialization import initialize, recorded_origin, take_moments
 from dinox_hf.pretraining.low_rank import add_adapters
@@ -53,6 +53,8 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
     )
     torch.set_float32_matmul_precision("high")
     hint_at_idle_cores(accelerator)
+    for note in what_never_happens(config):
+        accelerator.print(note)
     config, plan = fit_to_device(config, accelerator)
     loader = build_loader(config, accelerator)  # endless; every draw comes from (seed, step, row)
     refuse_too_few_slices(config, loader.num_slices, accelerator.num_processes)
@@ -168,6 +170,11 @@ def read_arguments(arguments: list[str]) -> tuple[PretrainConfig, Resume]:
     if ("--resume", "auto") in pairwise(arguments):
         arguments = _joined(arguments, arguments.index("--resume"))
     resume = {"--resume": "always", "--resume=auto": "auto"}
+    for name, value in pairwise(arguments):
+        if name.startswith("--") and "=" not in name and name not in resume and not value.startswith("--"):
+            raise ValueError(
+                f"Expected {name}={value}, with = and no space; found {name} {value}. Write {name}={value}."
+            )
     files = [argument for argument in arguments if not argument.startswith("--")]
     if len(files) > 1:
         raise ValueError(f"Expected one configuration file; found {files}. Overrides are written --a.b=c.")

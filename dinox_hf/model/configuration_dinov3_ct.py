@@ -49,6 +49,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# The least that a network can be built from.
+LEAST_SIZES = {
+    "patch_size": 1,
+    "hidden_size": 1,
+    "intermediate_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_channels": 1,
+    "num_register_tokens": 0,
+}
+
 POOLINGS = ("cls", "mean", "max", "cls+mean")
 ROPE_COORDINATES = ("separate", "min", "max", "metric")
 NORM_TYPES = ("layernorm", "rmsnorm")
@@ -86,7 +97,7 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
         num_slices: slices through one lesion that the classification head pools by attention; 1 for single slices.
 
     Raises:
-        ValueError: if heads do not divide the width, or a named variant is unknown.
+        ValueError: if a size is below 1, heads do not divide the width, or a named variant is unknown.
     """
 
     model_type = "dinov3_ct"
@@ -138,7 +149,12 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Check what one field alone cannot say; `strict` calls this after every construction."""
+        """Check what a field's type alone cannot say; `strict` calls this after every construction."""
+        for name, least in LEAST_SIZES.items():
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name} must be >= {least}; found {getattr(self, name)}. Leave it out to take the usual value."
+                )
         head_size, remainder = divmod(self.hidden_size, self.num_attention_heads)
         if remainder or head_size % 4:
             raise ValueError(
@@ -171,6 +187,12 @@ class Dinov3CTConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"layer_drop_path_rates must hold one rate for each of the {self.num_hidden_layers} layers; "
                 f"found {len(self.drop_path_rates)}. Use drop_path_rate for one rate everywhere."
+            )
+        if not all(0 <= rate < 1 for rate in self.drop_path_rates):
+            name = "drop_path_rate" if self.layer_drop_path_rates is None else "layer_drop_path_rates"
+            raise ValueError(
+                f"{name} must be >= 0 and < 1; found {getattr(self, name)}. It is the share of samples that skip a "
+                f"branch; 0.3 is usual in pretraining."
             )
 
     @classmethod

@@ -458,7 +458,8 @@ class Dinov3CTModel(Dinov3CTPreTrainedModel):
             bool_masked_pos: (B, N), true where a patch is replaced by the mask token.
             spacing_mm: (B, 2) size of a pixel in mm, rows then columns, for `rope_coordinates="metric"`; `None` takes
                 every side for `rope_extent_mm` long, which gives exactly the tokens of stock DINOv3. Networks with
-                other coordinates ignore it, so that one batch serves both kinds.
+                other coordinates ignore it, so that one batch serves both kinds. That it is above 0 is not checked: it
+                would make the host wait for the device. Dinov3CTImageProcessor checks it.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict` as everywhere in transformers.
 
         Returns:

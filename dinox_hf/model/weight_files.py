@@ -7,7 +7,13 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -80,8 +86,8 @@ def sha256_of(files: Sequence[Path]) -> str:
 def _download(name: str, revision: str | None) -> Path:
     if not _HUB_ID.fullmatch(name):
         raise ValueError(
-            f"The weights to start from should be an id on the Hub, owner/name, or an existing path; found {name!r}. "
-            f"Check the spelling, or name the folder from where you stand."
+            f"The weights to start from should be an id on the Hub, owner/name, or an existing path; found {name!r}, "
+            f"and no such file or folder in {Path.cwd()}. Check the spelling, or name the folder from where you stand."
         )
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED_FILES))
@@ -90,7 +96,7 @@ def _download(name: str, revision: str | None) -> Path:
             f"Expected to download {name}; found that its owner wants a licence accepted first. Accept it on "
             f"https://huggingface.co/{name}, sign in with `hf auth login`, and start again."
         ) from error
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, HFValidationError) as error:
         raise ValueError(
             f"The weights to start from should be an id on the Hub or an existing path; found {name!r}, which is "
             f"neither. Check the spelling; a private repository needs `hf auth login`."
@@ -98,8 +104,9 @@ def _download(name: str, revision: str | None) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         folder = name.rpartition("/")[2]
         raise RuntimeError(
-            f"Expected to download {name}; found no way to the Hub and no earlier download. Where there is a network, "
-            f"run `hf download {name} --local-dir {folder}`, bring the folder here, and pass --init={folder}."
+            f"Expected to download {name}, as no such file or folder is here; found no way to the Hub and no earlier "
+            f"download. Mend the path if one was meant. Else run `hf download {name} --local-dir {folder}` where "
+            f"there is a network, bring the folder here, and pass --init={folder}."
         ) from error
 
 

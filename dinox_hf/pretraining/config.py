@@ -1,6 +1,7 @@
 """A pretraining run in words and numbers: nested frozen dataclasses, YAML for what a run changes, `--a.b=c` on top."""
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..data.crops_config import CropsConfig
@@ -8,80 +9,8 @@ from ..data.expectation import expect
 from ..data.intensity.ct import IntensityConfig
 from ..data.masking import MaskingConfig
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
+from .data_config import BatchConfig, DataConfig
 from .low_rank import LowRankConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetConfig:
-    """One of several built sets that are mixed."""
-
-    folder: str = ""  # written by dataset_scripts/build_*.py
-    weight: float = 1.0  # share of the examples, next to the other weights: 3 and 1 are three quarters and one
-    split: str | None = None  # null: data.split
-
-    def __post_init__(self) -> None:
-        expect(self.folder != "", "data.folders[…].folder", "a folder", self.folder, "write {folder: …, weight: 1}")
-        expect(0 < self.weight < float("inf"), "data.folders[…].weight", "> 0", self.weight, "leave out a set instead")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which built sets are read, and how."""
-
-    folder: str | None = (
-        None  # written by dataset_scripts/build_*.py; with `streaming` also a data set's id on the Hub
-    )
-    # Several sets, mixed by weight; `folder` is then left out and recorded as the first of them.
-    folders: tuple[SetConfig, ...] = ()
-    split: str = "train"
-    z_stride: int = 1  # an epoch takes every n-th slice of a series, and the next one those a slice further on
-    # Distance of the slices below and above where intensity.channels is `neighbours`, since slices lie 0.6 to 5 mm
-    # apart: the nearest to it are taken. null: the adjacent slices.
-    neighbour_mm: float | None = None
-    # Read the shards one after another, from disk or straight from the Hub, instead of through a cache of all pixels.
-    # The order is then less random, and a resumed run is near and not the same bit for bit: see StreamLoader.
-    streaming: bool = False
-    shuffle_buffer: int = 1024  # slices that wait in each worker while streaming, half a megabyte each
-    num_workers: int = 2  # processes that cut crops; changes speed, never a number unless streaming
-    pin_memory: bool = True  # page-locked batches, from which an accelerator copies meanwhile; no number changes
-
-    def __post_init__(self) -> None:
-        if self.folders:
-            hint = "one of data.folder and data.folders; --data.folder=null clears that of the file"
-            expect(self.folder in (None, self.folders[0].folder), "data.folder", "left out", self.folder, hint)
-            object.__setattr__(self, "folder", self.folders[0].folder)
-        expect(self.z_stride >= 1, "data.z_stride", ">= 1", self.z_stride, "1 takes every slice")
-        if self.neighbour_mm is not None:
-            expect(self.neighbour_mm > 0, "data.neighbour_mm", "> 0 mm", self.neighbour_mm, "null: adjacent slices")
-        expect(self.shuffle_buffer >= 1, "data.shuffle_buffer", ">= 1", self.shuffle_buffer, "1 shuffles nothing")
-        expect(self.num_workers >= 0, "data.num_workers", ">= 0", self.num_workers, "0 cuts crops in the main one")
-
-    @property
-    def sets(self) -> tuple[SetConfig, ...]:
-        """The sets with their weights, also where there is one.
-
-        Raises:
-            ValueError: if none is named.
-        """
-        if not self.folder:
-            raise ValueError(
-                "data.folder should name a built set; found none. Build one with dataset_scripts/build_*.py, and "
-                "pass --data.folder=…."
-            )
-        sets = self.folders or (SetConfig(folder=self.folder),)
-        return tuple(replace(part, split=part.split or self.split) for part in sets)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchConfig:
-    """One step is one update from exactly `accumulate` micro-batches of `size` slices on every process."""
-
-    size: int = 32  # slices in one micro-batch on one process
-    accumulate: int = 1  # micro-batches of one update
-
-    def __post_init__(self) -> None:
-        expect(self.size >= 2, "batch.size", ">= 2", self.size, "KoLeo and Sinkhorn compare images with each other")
-        expect(self.accumulate >= 1, "batch.accumulate", ">= 1", self.accumulate, "1 means no accumulation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +42,14 @@ class HeadConfig:
     bottleneck_dim: int = 256
     num_layers: int = 3
 
-    def __post_init__(self) -> None:
-        expect(self.num_prototypes >= 2, "num_prototypes", ">= 2", self.num_prototypes, "1 prototype tells nothing")
+    def check(self, name: str) -> None:
+        """Refuse what cannot be built; `name` is the head's own in the configuration, of which there are two."""
+        found = self.num_prototypes
+        expect(found >= 2, f"{name}.num_prototypes", ">= 2", found, "1 prototype tells nothing")
+        hint = "the recipe has 3 layers, 2048 wide, and a bottleneck of 256"
+        for field_name in ("hidden_dim", "bottleneck_dim", "num_layers"):
+            value = getattr(self, field_name)
+            expect(value >= 1, f"{name}.{field_name}", ">= 1", value, hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +72,13 @@ class LossConfig:
     global_ignore_diagonal: bool = True  # a global crop is not compared with itself
 
     def __post_init__(self) -> None:
+        for name in ("dino", "ibot", "koleo", "local", "local_end"):
+            value = getattr(self, name)
+            expect(0 <= value < math.inf, f"losses.{name}", ">= 0", value, "0 switches the term off")
+        terms = (self.dino, self.ibot, self.koleo)
+        expect(max(terms) > 0, "one of losses.dino, ibot, koleo", "> 0", terms, "there is nothing to learn otherwise")
+        value = self.student_temperature
+        expect(0 < value < math.inf, "losses.student_temperature", "> 0", value, "the recipe uses 0.1")
         expect(self.koleo_topk >= 1, "losses.koleo_topk", ">= 1", self.koleo_topk, "losses.koleo: 0 switches it off")
         name, ranks = "losses.koleo_ranks_per_group", self.koleo_ranks_per_group
         if self.koleo_scope == "step":
@@ -161,6 +103,10 @@ class GramConfig:
     resize_antialias: bool = False  # of the bicubic step from the gram teacher's patch grid to the student's
 
     def __post_init__(self) -> None:
+        hint = "gram.first_step: null is no anchoring"
+        expect(0 <= self.weight < math.inf, "gram.weight", ">= 0", self.weight, hint)
+        if self.first_step is not None:
+            expect(self.first_step >= 0, "gram.first_step", ">= 0", self.first_step, hint)
         expect(self.ramp_steps >= 0, "gram.ramp_steps", ">= 0", self.ramp_steps, "0 means the full weight at once")
         expect(self.refresh_every >= 1, "gram.refresh_every", ">= 1", self.refresh_every, "max_refreshes: 0 is never")
 
@@ -181,7 +127,9 @@ class TeacherConfig:
             expect(0 <= value <= 1, f"teacher.{name}", "between 0 and 1", value, "0.992 keeps 99.2 % of the teacher")
         for name in ("temperature", "temperature_start"):
             value = getattr(self, name)
-            expect(value > 0, f"teacher.{name}", "> 0", value, "the recipe uses 0.04 rising to 0.07")
+            expect(0 < value < math.inf, f"teacher.{name}", "> 0", value, "the recipe uses 0.04 rising to 0.07")
+        name, value = "teacher.temperature_warmup_steps", self.temperature_warmup_steps
+        expect(value >= 0, name, ">= 0", value, "0 starts at teacher.temperature")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +156,18 @@ class OptimizerConfig:
     freeze_last_layer_steps: int = 0  # the prototypes rest for so many steps
 
     def __post_init__(self) -> None:
-        expect(self.lr > 0, "optimizer.lr", "> 0", self.lr, "1e-3 suits ViT-S with a batch of some hundreds")
+        hint = "1e-3 suits ViT-S with a batch of some hundreds"
+        expect(0 < self.lr < math.inf, "optimizer.lr", "> 0", self.lr, hint)
+        for name in ("lr_end", "warmup_steps", "weight_decay", "weight_decay_end", "freeze_last_layer_steps"):
+            value = getattr(self, name)
+            expect(0 <= value < math.inf, f"optimizer.{name}", ">= 0", value, "0 does without")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            expect(0 <= value < 1, f"optimizer.{name}", ">= 0 and < 1", value, "the recipe uses 0.9 and 0.999")
+        name, value = "optimizer.layerwise_decay", self.layerwise_decay
+        expect(0 < value <= 1, name, "> 0 and <= 1", value, "1 lets all layers learn alike")
+        name, value = "optimizer.patch_embed_lr_multiplier", self.patch_embed_lr_multiplier
+        expect(0 < value < math.inf, name, "> 0", value, "1 lets the patch embedding learn like its layer")
         expect(self.max_grad_norm > 0, "optimizer.max_grad_norm", "> 0", self.max_grad_norm, "1e9 never clips")
 
 
@@ -295,6 +254,9 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_checkpoints", "picture_every"):
             expect(getattr(self, name) >= 1, name, ">= 1", getattr(self, name), "it counts steps or checkpoints")
+        expect(self.seed >= 0, "seed", ">= 0", self.seed, "any whole number from 0 on")
+        self.dino_head.check("dino_head")
+        self.ibot_head.check("ibot_head")
         if self.keep_every is not None:
             is_met = self.keep_every >= 1 and self.keep_every % self.save_every == 0
             wanted = f"a multiple of save_every, which is {self.save_every}"

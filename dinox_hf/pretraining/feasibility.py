@@ -4,6 +4,7 @@ from ..data.crops import NUM_GLOBAL_CROPS
 from ..data.crops_config import CropsConfig
 from ..data.expectation import expect
 from .config import HeadConfig, PretrainConfig
+from .schedules import ramp
 
 
 def refuse_what_cannot_work(config: PretrainConfig) -> None:
@@ -40,6 +41,23 @@ def refuse_too_few_slices(config: PretrainConfig, num_slices: int, num_processes
         f"lower batch.accumulate ({config.batch.accumulate}) or batch.size ({config.batch.size}), or add data",
     )
     _check_neighbours(config, num_processes)
+
+
+def what_never_happens(config: PretrainConfig) -> list[str]:
+    """Parts of a run that its number of steps leaves no room for: it works without them, and is told so."""
+    steps, warmup, gram = config.steps, config.optimizer.warmup_steps, config.gram
+    notes = []
+    if warmup >= steps:
+        notes.append(
+            f"The learning rate never reaches its peak in this run: optimizer.warmup_steps is {warmup}, steps {steps}."
+        )
+    if gram.first_step is not None:
+        last = ramp(steps - 1, before=0.0, after=1.0, begin_step=gram.first_step, num_steps=gram.ramp_steps)
+        if last == 0:
+            notes.append(
+                f"Gram anchoring never begins in this run: gram.first_step is {gram.first_step}, steps {steps}."
+            )
+    return notes
 
 
 def _check_crops(config: PretrainConfig) -> None:

@@ -39,11 +39,12 @@ def prepare_folder(config: PretrainConfig, resume: Resume = "never") -> Path | N
     That is the newest one whose files are as they were written. One that is damaged is passed over, and said.
 
     Raises:
-        ValueError: the folder holds a run and `resume` is "never", or holds none and it is "always", or the run there
-            was made with another configuration.
+        ValueError: `output` is a file or in one; the folder holds a run and `resume` is "never", or holds none and it
+            is "always"; or the run there was made with another configuration.
         RuntimeError: its checkpoints are all damaged, or its run.yaml is.
     """
     folder = Path(config.output)
+    _refuse_files_in_the_way(folder)
     if resume == "never":
         if earlier := latest_checkpoint(folder):
             raise ValueError(
@@ -123,6 +124,15 @@ def refuse_other_batch(folder: Path, loader: PretrainLoader | StreamLoader) -> s
         f"This run goes on with {loader.world_size} processes after {before['num_processes']}: as many slices in a "
         f"step, but other masks and other draws, so not bit for bit the run that it would have been."
     )
+
+
+def _refuse_files_in_the_way(folder: Path) -> None:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(
+            f"Expected a folder to write the run into, new or there already; found that {nearest} is a file. Name "
+            f"another with --output=…."
+        )
 
 
 def _refuse_other_configuration(config: PretrainConfig, run_yaml: Path) -> None:

@@ -40,6 +40,14 @@ def test_a_misspelt_override_is_refused():
         ({"rope_min_period": 1.0}, "Give both"),
         ({"layer_drop_path_rates": [0.1]}, "each of the 12 layers; found 1"),
         ({"hidden_size": "wide"}, "hidden_size"),
+        ({"hidden_size": 0}, "hidden_size must be >= 1; found 0"),
+        ({"patch_size": 0}, "patch_size must be >= 1; found 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be >= 1; found 0"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be >= 1; found -1"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be >= 1; found 0"),
+        ({"num_register_tokens": -1}, "num_register_tokens must be >= 0; found -1"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate must be >= 0 and < 1; found 1.0"),
+        ({"layer_drop_path_rates": [0.1] * 11 + [-0.1]}, "layer_drop_path_rates must be >= 0 and < 1"),
     ],
 )
 def test_an_impossible_architecture_says_what_to_change(overrides, message):

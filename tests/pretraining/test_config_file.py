@@ -76,11 +76,44 @@ def test_lists_null_and_free_groups_pass(tmp_path):
         ("--data={folders: [{weight: 1}]}", r"folder must be a folder; found ''.*write \{folder"),
         ("--data={folder: b, folders: [{folder: a}]}", r"data.folder must be left out; found 'b'.*--data.folder=null"),
         ("--seed", r"form --a.b=value; found '--seed'"),
+        ("--seed=-1", r"seed must be >= 0; found -1"),
+        ("--losses.student_temperature=0", r"losses.student_temperature must be > 0; found 0.0.*recipe uses 0.1"),
+        ("--losses.koleo=-0.1", r"losses.koleo must be >= 0; found -0.1"),
+        ("--losses.dino=.nan", r"losses.dino must be >= 0; found nan"),
+        ("--losses.local_end=.inf", r"losses.local_end must be >= 0; found inf"),
+        ("--losses={dino: 0, ibot: 0, koleo: 0}", r"losses.dino, ibot, koleo must be > 0; .* nothing to learn"),
+        ("--gram.weight=-1", r"gram.weight must be >= 0; found -1.0"),
+        ("--gram.first_step=-1", r"gram.first_step must be >= 0; found -1"),
+        ("--teacher.temperature_warmup_steps=-1", r"teacher.temperature_warmup_steps must be >= 0; found -1"),
+        ("--optimizer.lr=.inf", r"optimizer.lr must be > 0; found inf"),
+        ("--optimizer.lr_end=-1e-6", r"optimizer.lr_end must be >= 0; found -1e-06"),
+        ("--optimizer.warmup_steps=-1", r"optimizer.warmup_steps must be >= 0; found -1"),
+        ("--optimizer.weight_decay=-0.04", r"optimizer.weight_decay must be >= 0; found -0.04"),
+        ("--optimizer.weight_decay_end=-0.4", r"optimizer.weight_decay_end must be >= 0; found -0.4"),
+        ("--optimizer.freeze_last_layer_steps=-1", r"optimizer.freeze_last_layer_steps must be >= 0; found -1"),
+        ("--optimizer.beta1=1", r"optimizer.beta1 must be >= 0 and < 1; found 1.0"),
+        ("--optimizer.beta2=-0.1", r"optimizer.beta2 must be >= 0 and < 1; found -0.1"),
+        ("--optimizer.layerwise_decay=0", r"optimizer.layerwise_decay must be > 0 and <= 1; found 0.0"),
+        ("--optimizer.layerwise_decay=1.1", r"optimizer.layerwise_decay must be > 0 and <= 1; found 1.1"),
+        ("--optimizer.patch_embed_lr_multiplier=0", r"optimizer.patch_embed_lr_multiplier must be > 0; found 0.0"),
+        ("--dino_head.num_prototypes=1", r"dino_head.num_prototypes must be >= 2; found 1"),
+        ("--ibot_head.hidden_dim=0", r"ibot_head.hidden_dim must be >= 1; found 0"),
+        ("--ibot_head.bottleneck_dim=-8", r"ibot_head.bottleneck_dim must be >= 1; found -8"),
+        ("--dino_head.num_layers=0", r"dino_head.num_layers must be >= 1; found 0"),
+        ("--model.overrides.patch_size=0", r"patch_size must be >= 1; found 0"),
+        ("--model.overrides.drop_path_rate=1.0", r"drop_path_rate must be >= 0 and < 1; found 1.0"),
     ],
 )
 def test_a_mistake_says_what_was_expected_and_what_was_found(override, message):
     with pytest.raises(ValueError, match=message):
         load_config(PretrainConfig, None, [override])
+
+
+def test_values_at_the_edge_of_their_range_pass():
+    edges = ["--losses={ibot: 0, koleo: 0, local: 0}", "--gram.weight=0", "--teacher.temperature_warmup_steps=0"]
+    edges += ["--optimizer={lr_end: 0, warmup_steps: 0, weight_decay: 0, weight_decay_end: 0, beta1: 0}"]
+    edges += ["--optimizer.layerwise_decay=1", "--ibot_head={num_layers: 1, hidden_dim: 1, bottleneck_dim: 1}"]
+    load_config(PretrainConfig, None, [*edges, "--model.overrides={drop_path_rate: 0, num_register_tokens: 0}"])
 
 
 def test_values_out_of_range_name_the_field():

@@ -1,5 +1,6 @@
 """Configurations that cannot work stop before the first step, with what to change."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import training.pretrain as script
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
-from dinox_hf.pretraining.feasibility import refuse_too_few_slices, refuse_what_cannot_work
+from dinox_hf.pretraining.feasibility import refuse_too_few_slices, refuse_what_cannot_work, what_never_happens
 from tests.training.tiny import TINY, tiny_config, tiny_set
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
@@ -68,9 +69,38 @@ def test_processes_count_too():
         refuse_too_few_slices(config, num_slices=16, num_processes=3)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "notes"),
+    [
+        (["--optimizer.warmup_steps=5"], []),
+        (["--optimizer.warmup_steps=6"], [r"never reaches its peak in this run: .*warmup_steps is 6, steps 6\."]),
+        (["--gram={first_step: 4, ramp_steps: 3}"], []),
+        (["--gram={first_step: 5, ramp_steps: 3}"], [r"Gram anchoring never begins .*first_step is 5, steps 6\."]),
+        (["--gram={first_step: 5, ramp_steps: 0}"], []),
+        (["--gram={first_step: 6, ramp_steps: 0}", "--optimizer.warmup_steps=9"], ["peak", "Gram anchoring never"]),
+    ],
+)
+def test_what_the_number_of_steps_leaves_no_room_for_is_said_and_not_refused(overrides, notes):
+    config = load_config(PretrainConfig, None, [*TINY, *overrides])
+    refuse_what_cannot_work(config)
+    found = what_never_happens(config)
+    assert len(found) == len(notes)
+    assert all(re.search(wanted, note) for wanted, note in zip(notes, found, strict=True))
+
+
+def test_the_script_says_so_before_its_first_step(tmp_path, capsys):
+    # It stops at the data, which comes later than what is said.
+    config = tiny_config(tmp_path / "none", tmp_path / "run", "--optimizer.warmup_steps=6")
+    with pytest.raises(ValueError, match="folder of a built set"):
+        script.main(config)
+    assert capsys.readouterr().out.count("The learning rate never reaches its peak in this run") == 1
+
+
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_every_shipped_configuration_can_work(path):
-    refuse_what_cannot_work(load_config(PretrainConfig, path))
+    config = load_config(PretrainConfig, path)
+    refuse_what_cannot_work(config)
+    assert what_never_happens(config) == []
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -317,8 +317,18 @@ def test_without_a_network_the_way_to_the_weights_is_told(data, tmp_path, monkey
         RuntimeError, match=r"run `hf download facebook/dinov3-x --local-dir dinov3-x`.*--init=dinov3-x"
     ):
         started_from("facebook/dinov3-x", data, tmp_path)
-    with pytest.raises(ValueError, match=r"existing path; found './weihgts'"):
-        started_from("./weihgts", data, tmp_path)
+    with pytest.raises(
+        RuntimeError, match=r"download outputs/nothere, as no such file or folder is here; found no way"
+    ):
+        started_from("outputs/nothere", data, tmp_path)
+    for mistyped in ("./weihgts", "outputs/nothere/backbone"):
+        with pytest.raises(ValueError, match=rf"existing path; found '{mistyped}', and no such file or folder in /"):
+            started_from(mistyped, data, tmp_path)
+
+
+def test_a_name_that_the_hub_would_never_give_is_refused_by_us(data, tmp_path):
+    with pytest.raises(ValueError, match=r"existing path; found 'outputs/not--here', which is neither"):
+        started_from("outputs/not--here", data, tmp_path)
 
 
 def test_init_is_given_as_one_argument_or_two():
