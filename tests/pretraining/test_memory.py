@@ -45,10 +45,12 @@ def test_the_peak_of_a_step_is_predicted(policy):
     assert planned(config, "no").peak == pytest.approx(peak_bytes(config, "no"), rel=0.1)
 
 
+# The other combinations, minutes each on a CPU: python -m benchmarks.memory.
 @pytest.mark.long
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("preset", ["vits16", "vitb16"])
+@pytest.mark.parametrize(
+    ("preset", "policy", "precision"),
+    [("vits16", "none", "no"), *(("vits16", policy, "bf16") for policy in POLICIES), ("vitb16", "block", "bf16")],
+)
 def test_with_the_recipes_crops_kept_and_peak_are_predicted(preset, policy, precision):
     plan = planned(config_of(preset, policy), precision)
     assert plan.kept + plan.copies == pytest.approx(measured_apart("kept", preset, precision, policy), rel=0.1)
