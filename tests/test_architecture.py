@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dinox_hf"
 
 # room -> rooms it may import; console.py, training/, dataset_scripts/ and tests/ are no rooms and may import all.
+# source_commit.py is none either: it imports nothing of ours, and all may import it.
 ROOMS = {
     "model": set(),
     "losses": set(),
@@ -99,6 +100,10 @@ def test_no_file_depends_on_libraries_that_force_a_cuda_build():
     for name in ("pyproject.toml", "constraints.txt"):
         lines = (ROOT / name).read_text().lower().splitlines()
         assert not [line for line in lines if any(library in line for library in FORBIDDEN_LIBRARIES)]
+
+
+def test_what_every_room_may_import_imports_nothing_of_ours():
+    assert not [name for name in imports_of(PACKAGE / "source_commit.py") if name.startswith("dinox_hf")]
 
 
 def test_the_table_notices_an_upward_import():

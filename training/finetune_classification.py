@@ -38,7 +38,7 @@ from dinox_hf.pretraining.precision import resolve_precision
 from dinox_hf.pretraining.released_weights import read_weights
 from dinox_hf.pretraining.signals import StopSignals
 from dinox_hf.tasks.adaptation import adapt, parameter_groups
-from dinox_hf.tasks.adapter_files import load_adapter
+from dinox_hf.tasks.adapter_files import LOCAL_BASE, load_adapter
 from dinox_hf.tasks.backbone import build_backbone, read_processor
 from dinox_hf.tasks.classification import build_classifier
 
@@ -222,8 +222,12 @@ def command() -> None:
     config = read_arguments(sys.argv[1:])
     head = main(config)
     if (head / "report.json").is_file():
-        print(f"\n{result_lines(json.loads((head / 'report.json').read_text()))}")
+        report = json.loads((head / "report.json").read_text())
+        print(f"\n{result_lines(report)}")
         print(f"\nHead: {head} (card: README.md, numbers: report.json)")
+        if report["base"]["path"] == LOCAL_BASE:
+            print(f"Base: {head.parent / 'base'}, which the adapter names as {LOCAL_BASE}; move both together.")
+            print("      For the Hub, upload it and train with --base_id=NAME/OF-BASE.")
 
 
 if __name__ == "__main__":

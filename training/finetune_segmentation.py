@@ -23,10 +23,19 @@ from dinox_hf.console import run_command
 from dinox_hf.evaluation.head_config import lr_share
 from dinox_hf.evaluation.labelled_nodules import NoduleCrops
 from dinox_hf.evaluation.learning import read_run
-from dinox_hf.evaluation.mask_scores import Masks, case_rows, disc, draw_overlays, mask_table, write_cases
+from dinox_hf.evaluation.mask_scores import (
+    Masks,
+    case_rows,
+    disc,
+    draw_overlays,
+    mask_table,
+    no_mask_interval,
+    write_cases,
+)
 from dinox_hf.evaluation.nodule_masks import MaskEpoch, deal_masks
 from dinox_hf.evaluation.nodules import ScanSet, read_nodules
 from dinox_hf.evaluation.segmentation_config import SegmentationConfig
+from dinox_hf.evaluation.tables import interval_text
 from dinox_hf.hub.head_folder import FINISHED, HeadFolder
 from dinox_hf.hub.publish import made_whole
 from dinox_hf.losses.segmentation import segmentation_loss
@@ -36,6 +45,7 @@ from dinox_hf.pretraining.config_file import load_config, to_dict
 from dinox_hf.pretraining.precision import resolve_precision
 from dinox_hf.pretraining.released_weights import read_weights
 from dinox_hf.tasks.adaptation import adapt, parameter_groups
+from dinox_hf.tasks.adapter_files import LOCAL_BASE
 from dinox_hf.tasks.backbone import build_backbone, read_processor
 from dinox_hf.tasks.classification import HeadConfig
 from dinox_hf.tasks.segmentation import Dinov3CTForSegmentation, load_segmenter, save_segmenter
@@ -56,9 +66,12 @@ def main(config: SegmentationConfig) -> Path:
     cohort = deal_masks(read_nodules(config.data.folder), config.data)
     crops = NoduleCrops(ScanSet(config.data.folder), cohort, processor, config.crops, HeadConfig())
     folder.begin(to_dict(config))
+    if accelerator.is_main_process:
+        with made_whole((folder.output / "base").resolve()) as building:
+            backbone.save_pretrained(building)
 
     set_seed(config.seed)
-    networks = {RANDOM: (Dinov3CTModel(backbone.config), ""), HEAD: (backbone, str(weights.folder.resolve()))}
+    networks = {RANDOM: (Dinov3CTModel(backbone.config), ""), HEAD: (backbone, LOCAL_BASE)}
     segmenters, best = {}, {}
     for name, (network, base) in networks.items():
         set_seed(config.seed)  # both begin with the same decoder
@@ -76,6 +89,7 @@ def main(config: SegmentationConfig) -> Path:
         "parts": cohort.counts(),
         "num_cases": len(rows),
         "test": mask_table(rows),
+        "no_interval": no_mask_interval(rows),
     }
     (folder.head / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return folder.head
@@ -216,8 +230,10 @@ def command() -> None:
     report = json.loads((head / "report.json").read_text())
     print(f"\n{report['num_cases']} nodules of the test part, mean with a 95 % interval by patient:")
     for record in report["test"]:
-        low, high = record["interval"]
-        print(f"  {record['score']:<36} {record['mean']:.3f}   {low:.3f} to {high:.3f}")
+        bounds = interval_text(record["interval"]) if record["interval"] else "none"
+        print(f"  {record['score']:<36} {record['mean']:.3f}   {bounds}")
+    if report["no_interval"]:
+        print(f"  {report['no_interval']}")
     print(f"\nHead: {head} (cases.csv, overlays.png, report.json)")
 
 

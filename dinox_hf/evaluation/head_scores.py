@@ -7,10 +7,11 @@ import numpy as np
 from ..metrics.auroc import auroc
 from .features import Backbone, pooled_features, random_twin
 from .labelled_nodules import Cohort, NoduleCrops
-from .linear_probe import STRENGTHS, score_probe
+from .linear_probe import STRENGTHS, interval, score_probe
 from .logistic_regression import fit_many
-from .probe_suite import MATCHED_MM
+from .probe_suite import MATCHED_MM, too_few
 from .splits import patient_resamples
+from .tables import interval_text
 
 HEAD, FROZEN_PROBE, RANDOM_PROBE, SIZE = "head", "frozen linear probe", "random weights, linear probe", "size only"
 _MIN_NODULES = 5  # of each class, for a score within a range of sizes
@@ -51,7 +52,8 @@ def score_test(cohort: Cohort, scores: dict[str, np.ndarray]) -> list[dict[str, 
         scores: (n,) by name, "head" among them; read on the test part only.
 
     Returns:
-        One record for all sizes, and one for 6 to 14 mm: how many nodules, or why it was not measured, and the scores.
+        One record for all sizes, and one for 6 to 14 mm: how many nodules, or why it was not measured, and the scores;
+        their intervals are None where `no_interval` says why.
     """
     diameters = np.array([nodule.diameter_mm for nodule in cohort.nodules])
     is_test = cohort.parts == "test"
@@ -75,10 +77,16 @@ def result_lines(report: dict[str, Any]) -> str:
         lines += [f"{where:<28} not measured, {stratum['not_measured']}"] if stratum["not_measured"] else []
         lines += [
             f"{where:<28} {score['features']:<30} {score['auc']:>6.3f}   "
-            f"{score['interval'][0]:.3f} to {score['interval'][1]:.3f}"
+            + (interval_text(score["interval"]) if score["interval"] else "none")
             for score in stratum["scores"]
         ]
+        lines += [no_interval_line(stratum)] if stratum["scores"] and stratum["no_interval"] else []
     return "\n".join(lines) if report["test"] else "Not tested: training did not end."
+
+
+def no_interval_line(stratum: dict[str, Any]) -> str:
+    """The sentence beside AUCs without an interval."""
+    return f"So few nodules or patients carry no interval – {stratum['name']}: {stratum['no_interval']}."
 
 
 def refuse_not_finite(features: np.ndarray) -> None:
@@ -114,18 +122,20 @@ def _stratum(name: str, cohort: Cohort, rows: np.ndarray, scores: dict[str, np.n
         "num_label_1": int(labels.sum()),
         "num_patients": len(np.unique(patients)),
         "not_measured": None,
+        "no_interval": too_few(labels, patients),
         "scores": [],
     }
+    has_interval = record["no_interval"] is None
     least = min(int((labels == value).sum()) for value in (0, 1))
     if least < (1 if name == "all sizes" else _MIN_NODULES):
         return record | {"not_measured": f"only {least} nodules of one class"}
     resamples = patient_resamples(patients)
     measured = {key: score_probe(labels, values[rows][:, None], resamples) for key, values in scores.items()}
     for key, score in measured.items():
-        entry = {"features": key, "auc": score.auc, "interval": [score.low, score.high]}
+        entry = {"features": key, "auc": score.auc, "interval": [score.low, score.high] if has_interval else None}
         if key != HEAD:
             difference = measured[HEAD].resampled - score.resampled
             entry["head_gain"] = measured[HEAD].auc - score.auc
-            entry["head_gain_interval"] = [float(value) for value in np.nanpercentile(difference, (2.5, 97.5))]
+            entry["head_gain_interval"] = list(interval(difference)) if has_interval else None
         record["scores"].append(entry)
     return record

@@ -13,6 +13,8 @@ import numpy as np
 
 from ..metrics.overlap import dice, iou
 from .labelled_nodules import Cohort
+from .linear_probe import interval
+from .probe_suite import fewer_than_needed
 from .splits import patient_resamples
 
 NUM_OVERLAYS = 9
@@ -48,15 +50,22 @@ def case_rows(cohort: Cohort, masks: Masks) -> list[dict[str, Any]]:
 
 
 def mask_table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean Dice and IoU over the nodules with a 95 % interval by patient, for every prediction."""
+    """Mean Dice and IoU over the nodules for every prediction, with a 95 % interval by patient, None of too few."""
+    has_interval = no_mask_interval(rows) is None
     resamples = patient_resamples(np.array([row["patient_id"] for row in rows]))
     records = []
     for name in [column for column in rows[0] if column.startswith(("dice", "iou"))]:
         values = np.array([row[name] for row in rows])
         resampled = resamples @ values / resamples.sum(axis=1)
-        low, high = np.percentile(resampled, (2.5, 97.5))
-        records.append({"score": name, "mean": float(values.mean()), "interval": [float(low), float(high)]})
+        bounds = list(interval(resampled)) if has_interval else None
+        records.append({"score": name, "mean": float(values.mean()), "interval": bounds})
     return records
+
+
+def no_mask_interval(rows: list[dict[str, Any]]) -> str | None:
+    """Why these cases carry no interval, or None."""
+    reason = fewer_than_needed(len(rows), len({row["patient_id"] for row in rows}))
+    return f"So few nodules or patients carry no interval – {reason}." if reason else None
 
 
 def write_cases(rows: list[dict[str, Any]], path: Path) -> None:

@@ -178,12 +178,17 @@ def too_few(labels: np.ndarray, patient_ids: np.ndarray) -> str | None:
     for value in (1, 0):
         nodules = int((labels == value).sum())
         patients = len(np.unique(patient_ids[labels == value]))
-        if nodules < MIN_NODULES or patients < MIN_PATIENTS:
-            return (
-                f"label {value} has {nodules} nodules of {patients} patients; "
-                f"at least {MIN_NODULES} nodules of {MIN_PATIENTS} patients are needed"
-            )
+        if reason := fewer_than_needed(nodules, patients):
+            return f"label {value} has {reason}"
     return None
+
+
+def fewer_than_needed(nodules: int, patients: int) -> str | None:
+    """Found and needed counts where so few carry no interval, or None."""
+    if nodules >= MIN_NODULES and patients >= MIN_PATIENTS:
+        return None
+    needed = f"at least {MIN_NODULES} nodules of {MIN_PATIENTS} patients are needed"
+    return f"{nodules} nodules of {patients} patients; {needed}"
 
 
 def _all_scores(inputs: ProbeInputs, rows: np.ndarray, labels: np.ndarray, folds: np.ndarray):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .before_after import before_after_line, before_after_part
+from .shuffled_control import shuffled_line
 from .tables import gain_interval, interval_text, table
 
 _CAPTIONS = {
@@ -97,6 +98,7 @@ def _verdict(report: dict[str, Any]) -> str:
         *_other_poolings(report["other_gains"]),
         *([f"- {before_after_line(report['before_after'])}"] if report["before_after"] else []),
         f"- {_malignancy_line(report['probes'])}",
+        *([f"- {shuffled}"] if (shuffled := shuffled_line(report["probes"])) else []),
         f"- {_attention_line(report['attention'][0])}",
     ]
     return "## Verdict\n\n" + "\n".join(lines)
@@ -277,7 +279,7 @@ def _method(report: dict[str, Any]) -> str:
         f"Controls. Random weights: {settings['num_random']} networks of the same architecture, initialised as "
         f"pretraining would, spread over the seeds. Size only: the nodule's diameter. Raw pixels: 64 principal "
         f"components of the field in HU, fitted inside each fold. Shuffled labels: the whole procedure on permuted "
-        f"labels, which must give about 0.5.\n\n"
+        f"labels, which must give about 0.5; the verdict names probes whose interval leaves it out.\n\n"
         f"Weights {report['backbone']['weights_digest']}, data {report['data']['fingerprint']}."
     )
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..evaluation.head_scores import HEAD
+from ..evaluation.head_scores import HEAD, no_interval_line
+from ..evaluation.tables import interval_text
+from ..tasks.adapter_files import LOCAL_BASE
 from .card import NOT_MEASURED, template, validate_metadata
 
 _MODES = {
@@ -112,7 +114,8 @@ def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
     for stratum in report["test"] or []:
         if stratum["not_measured"] is None:
             scores = {score["features"]: score for score in stratum["scores"]}
-            low, high = scores[HEAD]["interval"]
+            interval = scores[HEAD]["interval"]
+            certainty = f"95 % interval {interval_text(interval)}" if interval else "too few patients for an interval"
             controls = ", ".join(f"{name} {score['auc']:.3f}" for name, score in scores.items() if name != HEAD)
             results.append(
                 EvalResult(
@@ -123,7 +126,7 @@ def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
                     dataset_config=stratum["name"],
                     metric_type="roc_auc",
                     metric_value=round(scores[HEAD]["auc"], 3),
-                    metric_name=f"AUC (95 % interval {low:.3f} to {high:.3f}; {controls})",
+                    metric_name=f"AUC ({certainty}; {controls})",
                 )
             )
     return results
@@ -144,10 +147,14 @@ def _load_hint(report: dict[str, Any], repo: str) -> str:
     here = "The snippets run inside this folder; elsewhere, write its path for `.`." if repo == "." else ""
     if report["mode"] == "full":
         return here
-    return (
-        f"This folder holds what was trained, without the base `{report['base']['path']}`, which is read beside it. "
-        f"{here}"
+    base = report["base"]["path"]
+    where = (
+        f"the folder `{base}` beside this one: move or copy both together. For the Hub, name a base that lies there "
+        f"(`--base_id` in training)"
+        if base == LOCAL_BASE
+        else f"`{base}`, which is read beside it"
     )
+    return f"This folder holds what was trained, without its base, {where}. {here}"
 
 
 def _training(report: dict[str, Any]) -> str:
@@ -189,6 +196,8 @@ def _results(report: dict[str, Any]) -> str:
     for stratum in report["test"]:
         if stratum["not_measured"]:
             missing.append(f"- {stratum['name']}: not measured, {stratum['not_measured']}.")
+        elif stratum["no_interval"]:
+            missing.append(f"- {no_interval_line(stratum)}")
         for score in stratum["scores"]:
             gain = (
                 "–" if score["features"] == HEAD else _with_interval(score["head_gain"], score["head_gain_interval"])
@@ -221,5 +230,5 @@ def _table(rows: list[tuple[str, Any]]) -> str:
     return "\n".join(["| | |", "|---|---|", *known])
 
 
-def _with_interval(value: float, interval: list[float]) -> str:
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+def _with_interval(value: float, interval: list[float] | None) -> str:
+    return f"{value:.3f} ({interval_text(interval)})" if interval else f"{value:.3f}"

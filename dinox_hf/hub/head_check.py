@@ -21,7 +21,7 @@ def check_in_clean_process(
     """Compare what a stranger computes with what was trained.
 
     Args:
-        folder: adapter/ or model/, its base where it says.
+        folder: adapter/ or model/, in which the process runs; its base where it says from there.
         model: as trained, on the CPU in float32.
         batch: `pixel_values` and `spacing_mm` of some nodules, as the head takes them.
 
@@ -38,7 +38,7 @@ def check_in_clean_process(
         expected_file = Path(scratch) / "expected.safetensors"
         save_file(inputs | {"logits": logits.contiguous()}, expected_file)
         script = Path(__file__).with_name("head_stranger.py")
-        printed = run_in_clean_process(script, Path(folder).resolve(), expected_file)
+        printed = run_in_clean_process(script, expected_file, folder=Path(folder).resolve())
     answers = json.loads(printed.splitlines()[-1])
     allowed = TOLERANCE * max(1.0, logits.abs().max().item())
     wrong = [f"{answer['way']}: {answer['largest_difference']:.1e}" for answer in answers]

@@ -1,8 +1,7 @@
-"""What is known of a trained head, as the plain values of its report.json: no path of the machine but the base's."""
+"""What is known of a trained head, as the plain values of its report.json: no path of the machine."""
 
 import platform
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..evaluation.head_config import FinetuneConfig
 from ..evaluation.labelled_nodules import Cohort, NoduleCrops
 from ..evaluation.learning import read_run
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
+from ..source_commit import source_commit
 from .card_facts import metadata_of
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -25,7 +25,7 @@ def base_facts(name: str, path: str, provenance: dict[str, Any]) -> dict[str, An
 
     Args:
         name: of the backbone, as the user wrote it.
-        path: what the adapter names as its base.
+        path: of `HeadFolder.choose_base`.
         provenance: of `read_weights`: licence, fingerprint, and what the weights themselves began with.
     """
     first = provenance.get("origin")
@@ -86,7 +86,7 @@ def head_report(
         "validation_auc": None,
         "test": None,
         "lineage": {
-            "dinox_hf commit": _git_commit(),
+            "dinox_hf commit": source_commit(),
             "Weights of the base, SHA-256": base["sha256"],
             "Data fingerprint": crops.scans.fingerprint,
             "Seed": config.seed,
@@ -109,12 +109,3 @@ def _data_facts(cohort: Cohort, folder: Path, fingerprint: str) -> dict[str, Any
         "fingerprint": fingerprint,
         "parts": cohort.counts(),
     }
-
-
-def _git_commit() -> str | None:
-    """The commit of the code that runs, or None outside a checkout."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

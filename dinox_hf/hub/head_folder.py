@@ -2,7 +2,7 @@
 
 output/finetune.yaml   the whole configuration
 output/metrics.jsonl   a line an epoch
-output/base/           backbone, code and configuration, where the source could not serve as a base
+output/base/           backbone, code and configuration, unless the source is a base on the Hub
 output/adapter/        adapter_config.json, adapter_model.safetensors, README.md, report.json
 output/model/          instead of adapter/: a whole model, with code, README.md and report.json
 """
@@ -19,7 +19,7 @@ from safetensors import safe_open
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from ..model.modeling_dinov3_ct import Dinov3CTForImageClassification
-from ..tasks.adapter_files import save_adapter, set_in_json
+from ..tasks.adapter_files import LOCAL_BASE, save_adapter, set_in_json
 from .export import AUTO_MAP, SHIPPED_CODE
 from .head_card import render_head_card
 from .publish import made_whole
@@ -62,9 +62,9 @@ class HeadFolder:
         source: Path,
         name: str,
     ) -> str:
-        """What an adapter names as its base: the source itself if it can serve, else a copy in base/ that can.
+        """What an adapter names as its base: the source itself if it can serve from the Hub, else a copy in base/.
 
-        A whole model needs none beside it, and gets no copy.
+        A copy keeps the output whole when it is moved. A whole model needs none beside it.
 
         Args:
             classifier: with the weights of the source, before anything was trained.
@@ -73,15 +73,18 @@ class HeadFolder:
             name: as the user wrote it.
 
         Returns:
-            An id on the Hub, or an absolute path.
+            An id on the Hub, or `LOCAL_BASE`; of a whole model from a path "".
         """
-        if not self.is_adapter or can_serve_as_base(source, classifier.config):
-            self.base = str(source.resolve()) if Path(name).exists() else name
-            return self.base
-        with made_whole((self.output / "base").resolve()) as folder:
-            classifier.model.save_pretrained(folder)
-            _add_code(folder, classifier.config, processor)
-        self.base = str((self.output / "base").resolve())
+        is_on_hub = not Path(name).exists()
+        if not self.is_adapter:
+            self.base = name if is_on_hub else ""
+        elif is_on_hub and can_serve_as_base(source, classifier.config):
+            self.base = name
+        else:
+            self.base = LOCAL_BASE
+            with made_whole((self.output / "base").resolve()) as folder:
+                classifier.model.save_pretrained(folder)
+                _add_code(folder, classifier.config, processor)
         return self.base
 
     def save(

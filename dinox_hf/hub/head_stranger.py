@@ -1,6 +1,6 @@
 """What a stranger gets out of a trained head; head_check.py runs this file where dinox_hf cannot be imported.
 
-    python head_stranger.py FOLDER EXPECTED.safetensors
+    cd FOLDER && python head_stranger.py EXPECTED.safetensors
 
 EXPECTED holds `pixel_values`, `spacing_mm` and the `logits` of the head as it was trained. The answer is one line of
 JSON: for each way of loading the largest absolute difference of the logits.
@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 
-def main(folder: str, expected_file: str) -> None:
-    """Load the folder in every way that its card shows, and print how far each answer is from the expected one."""
+def main(expected_file: str) -> None:
+    """Load the current folder in every way that its card shows, and print how far each answer is off."""
     expected = load_file(expected_file)
-    models = {"AutoModelForImageClassification, trust_remote_code": load(folder)}
-    config_file = Path(folder) / "adapter_config.json"
+    models = {"AutoModelForImageClassification, trust_remote_code": load(".")}
+    config_file = Path("adapter_config.json")
     if config_file.is_file():
         base = json.loads(config_file.read_text())["base_model_name_or_path"]
-        adapted = PeftModel.from_pretrained(load(base), folder)
+        adapted = PeftModel.from_pretrained(load(base), ".")
         models["PeftModel on its base"] = adapted
     answers = [answer(way, model, expected) for way, model in models.items()]
     if config_file.is_file():

@@ -1,7 +1,6 @@
 """run.yaml: what a run depended on, and what may not change when it is resumed."""
 
 import platform
-import subprocess
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 from ..data.durable_files import write_text_whole
 from ..data.loader import PretrainLoader
 from ..data.stream_loader import StreamLoader
+from ..source_commit import source_commit
 from .checkpoint import latest_checkpoint
 from .checkpoint_folders import newest_whole
 from .config import PretrainConfig
@@ -19,7 +19,6 @@ from .config_file import flat, to_dict
 from .low_rank import num_parameters
 from .tracking import say_once
 
-_DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 Resume = Literal["never", "always", "auto"]
 
 # Fields that may change when a run is resumed: none of them touches a number of the training. A set may move to
@@ -73,7 +72,7 @@ def write_run_yaml(
 ) -> None:
     """Write the whole configuration and the lineage: code, machine, data, and what the first weights came from."""
     lineage = {
-        "dinox_hf_commit": _git_commit(),
+        "dinox_hf_commit": source_commit(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "device": str(accelerator.device.type),
@@ -164,12 +163,3 @@ def _fixed(values: dict[str, object]) -> dict[str, object]:
     """The values that a resumed run may not change, by dotted name; of several sets that is their weights."""
     found = {name: value for name, value in flat(values).items() if name not in _FREE_TO_CHANGE}
     return found | {"data.folders": [entry["weight"] for entry in found.get("data.folders", ())]}
-
-
-def _git_commit() -> str | None:
-    """The commit of the code that runs, with `-dirty` where files differ from it; None outside a checkout."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), *_DESCRIBE]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

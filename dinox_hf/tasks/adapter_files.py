@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ..model.modeling_dinov3_ct import Dinov3CTPreTrainedModel
 from .adaptation import HEAD_MODULES
 
+# What an adapter names where its base lies beside it: read from inside the adapter's folder, wherever both are moved.
+LOCAL_BASE = "../base"
 _MAGNITUDE = "lora_magnitude_vector"
 
 
@@ -20,7 +22,7 @@ def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
     Args:
         model: of `adaptation.adapt`.
         folder: made when missing.
-        base: what the adapter names as its base: an id on the Hub, or a path.
+        base: what the adapter names as its base: an id on the Hub, or `LOCAL_BASE`.
     """
     model.save_pretrained(folder)
     file = folder / "adapter_model.safetensors"

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from ..model.modeling_dinov3_ct import Dinov3CTModel, Dinov3CTPreTrainedModel
 from ..model.weight_files import find_weights, read_tensors, weight_files
-from .adapter_files import load_adapter, save_adapter
+from .adapter_files import LOCAL_BASE, load_adapter, save_adapter
 from .backbone import build_backbone
 
 RECORD = "segmentation.json"
@@ -74,7 +74,7 @@ def save_segmenter(model: PeftModel, folder: Path, base: str, decoder: DecoderCo
     Args:
         model: of `adaptation.adapt`.
         folder: made when missing.
-        base: the backbone: an id on the Hub, or a path.
+        base: the backbone: an id on the Hub, or `LOCAL_BASE`.
         decoder: which head.
         num_classes: the background among them.
     """
@@ -101,6 +101,7 @@ def load_segmenter(folder: str | Path, base: str | None = None) -> PeftModel:
         )
     record = json.loads((folder / RECORD).read_text())
     name = base or json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    name = str(folder / LOCAL_BASE) if name == LOCAL_BASE else name
     path, _ = find_weights(name)
     backbone = build_backbone(read_tensors(weight_files(path, name)), AutoConfig.from_pretrained(path))
     model = Dinov3CTForSegmentation(backbone, DecoderConfig(**record["decoder"]), record["num_classes"])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dinox_hf.evaluation import features, suite
+from dinox_hf.evaluation.shuffled_control import shuffled_line
 from dinox_hf.evaluation.subject import EvaluationSettings, load_subject
 from dinox_hf.evaluation.suite import evaluate
 from dinox_hf.model.configuration_dinov3_ct import Dinov3CTConfig
@@ -37,6 +38,9 @@ def test_a_run_is_evaluated_from_its_folder_alone_and_the_same_again(tiny_run, m
         "label 1 has 0 nodules of 0 patients; at least 10 nodules of 5 patients are needed"
     )
     assert report["cls_gain"]["attributes"] == ["texture"]
+    shuffled = shuffled_line(report["probes"])
+    text = (out / "report.md").read_text()
+    assert f"- {shuffled}" in text.split("## ")[1] if shuffled else "Shuffled labels leave" not in text
 
     monkeypatch.setattr(suite, "pooled_features", None)  # the second time every feature comes from the cache
     evaluate(str(tiny_run), None, None, SETTINGS)

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from dinox_hf.evaluation.head_config import HeadTrainingConfig, class_weights, lr_share
-from dinox_hf.evaluation.head_scores import HEAD, log_loss, refuse_not_finite, score_test
+from dinox_hf.evaluation.head_scores import HEAD, SIZE, log_loss, refuse_not_finite, score_test
 from dinox_hf.evaluation.labelled_nodules import CohortConfig, deal_cohort
 from dinox_hf.evaluation.nodules import read_nodules
 
@@ -29,6 +30,17 @@ def test_a_range_of_sizes_with_too_few_nodules_says_so(cohort):
     _, matched = score_test(cohort, {HEAD: cohort.labels.astype(float)})
     assert matched["name"] == "6–14 mm"
     assert "nodules of one class" in matched["not_measured"] and matched["scores"] == []
+
+
+def test_intervals_need_ten_nodules_of_five_patients_of_each_class(cohort):
+    few, _ = score_test(cohort, {HEAD: cohort.labels.astype(float), SIZE: np.arange(24.0)})
+    assert few["no_interval"].startswith("label 1 has 4 nodules of 4 patients")
+    assert few["scores"][0]["interval"] is None and few["scores"][1]["head_gain_interval"] is None
+    all_tested = dataclasses.replace(cohort, parts=np.full(24, "test"))
+    enough, _ = score_test(all_tested, {HEAD: cohort.labels.astype(float), SIZE: np.arange(24.0)})
+    assert enough["no_interval"] is None and enough["scores"][0]["interval"] == [1.0, 1.0]
+    low, high = enough["scores"][1]["head_gain_interval"]
+    assert low < enough["scores"][1]["head_gain"] < high
 
 
 def test_features_that_are_no_numbers_are_refused_with_their_count():

@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
 import training.finetune_classification as script
 from dinox_hf.evaluation.head_config import FinetuneConfig
+from dinox_hf.evaluation.head_scores import result_lines
 from dinox_hf.hub.card_facts import metadata_of
 from dinox_hf.hub.head_folder import can_serve_as_base
 from dinox_hf.pretraining.config_file import load_config
@@ -78,8 +80,35 @@ def test_the_report_names_the_parts_and_scores_the_head_beside_its_controls(fini
     # Dense against faint nodules: raw brightness tells them apart, whatever the weights.
     assert scores["frozen linear probe"] == 1.0
     card = (finished / "README.md").read_text()
-    assert f"| {scores['size only']:.3f} (" in card and "Research use only" in card
+    assert f"| {scores['size only']:.3f} |" in card and "Research use only" in card
     assert metadata_of(card)["library_name"] == "peft"
+
+
+def test_so_few_patients_carry_no_interval_anywhere(finished):
+    report = json.loads((finished / "report.json").read_text())
+    scores = report["test"][0]["scores"]
+    assert {score["interval"] for score in scores} == {score.get("head_gain_interval") for score in scores} == {None}
+    told = "label 1 has 4 nodules of 4 patients; at least 10 nodules of 5 patients are needed"
+    card, console = (finished / "README.md").read_text(), result_lines(report)
+    assert told in card and told in console
+    assert "(0." not in card and " to " not in console
+
+
+def test_a_moved_output_loads_as_its_card_shows_and_names_no_path_of_the_machine(finished, tmp_path, monkeypatch):
+    moved = shutil.copytree(finished.parent, tmp_path / "moved")
+    pixels = torch.randn(2, 3, 24, 24)
+    with torch.no_grad():
+        monkeypatch.chdir(finished)
+        expected = AutoModelForImageClassification.from_pretrained(".", trust_remote_code=True).eval()(pixels).logits
+        monkeypatch.chdir(moved / "adapter")
+        # The adapter must find the base that moved with it: another one would answer otherwise.
+        weights = load_file("../base/model.safetensors")
+        save_file({name: 0 * value for name, value in weights.items()}, "../base/model.safetensors", {"format": "pt"})
+        other = AutoModelForImageClassification.from_pretrained(".", trust_remote_code=True).eval()(pixels).logits
+    assert not torch.allclose(other, expected)
+    assert json.loads((moved / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "../base"
+    texts = [path for path in moved.rglob("*") if path.suffix in (".md", ".json") or path.name == "report.json"]
+    assert len(texts) >= 5 and not [path for path in texts if str(finished.parents[2]) in path.read_text()]
 
 
 def test_a_finished_head_is_not_trained_over(finished, places):

@@ -3,14 +3,17 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import training.finetune_segmentation as script
-from dinox_hf.evaluation.mask_scores import disc
+from dinox_hf.evaluation.mask_scores import disc, mask_table, no_mask_interval
 from dinox_hf.evaluation.nodule_masks import MaskCohortConfig, deal_masks
 from dinox_hf.evaluation.nodules import read_nodules
+from dinox_hf.tasks.segmentation import load_segmenter
 from tests.evaluation.conftest import write_run, write_set
 
 TINY = ["--data.test=fold", "--data.num_folds=3", "--crops.size_px=32", "--training.precision=no"]
@@ -38,6 +41,25 @@ def test_every_case_of_the_test_part_has_a_row(finished):
     means = {record["score"]: record["mean"] for record in report["test"]}
     assert np.mean([float(row["dice, head"]) for row in rows]) == pytest.approx(means["dice, head"])
     assert (finished / "overlays.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_eight_nodules_carry_no_interval(finished):
+    report = json.loads((finished / "report.json").read_text())
+    assert "8 nodules of 8 patients; at least 10 nodules of 5" in report["no_interval"]
+    assert {record["interval"] for record in report["test"]} == {None}
+    rows = [{"patient_id": str(number % 6), "dice, head": number / 12} for number in range(12)]
+    low, high = mask_table(rows)[0]["interval"]
+    assert no_mask_interval(rows) is None and low < 5.5 / 12 < high
+
+
+def test_a_moved_output_is_read_with_the_base_beside_it(finished, tmp_path):
+    moved = shutil.copytree(finished.parent, tmp_path / "moved")
+    assert 'base_model_name_or_path": "../base"' in (moved / "adapter" / "adapter_config.json").read_text()
+    read, again = load_segmenter(finished).state_dict(), load_segmenter(moved / "adapter").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in read.items() if "original_module" not in name)
+    shutil.rmtree(moved / "base")
+    with pytest.raises((ValueError, RuntimeError), match="base"):
+        load_segmenter(moved / "adapter")
 
 
 def test_bright_discs_are_found_better_than_by_a_disc_drawn_without_looking(finished):
