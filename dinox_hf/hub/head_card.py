@@ -10,6 +10,7 @@ from ..evaluation.head_scores import HEAD, no_interval_line
 from ..evaluation.tables import interval_text
 from ..tasks.adapter_files import LOCAL_BASE
 from .card import NOT_MEASURED, template, validate_metadata
+from .head_facts import HUB_ID
 
 _MODES = {
     "frozen": "a head on the frozen backbone",
@@ -88,9 +89,7 @@ def _metadata(report: dict[str, Any], name: str) -> ModelCardData:
     results = _eval_results(report)
     licence = report["base"]["licence"]
     is_ours = licence is not None and licence.lower().startswith("gpl-3.0")
-    base_id = (
-        {"base_model": report["base"]["path"]} if re.fullmatch(r"[\w.-]+/[\w.-]+", report["base"]["path"]) else {}
-    )
+    base_id = {"base_model": report["base"]["path"]} if HUB_ID.fullmatch(report["base"]["path"]) else {}
     return ModelCardData(
         **({"license": "gpl-3.0"} if is_ours else {"license": "other", "license_name": licence or "unknown"}),
         **base_id,
@@ -144,17 +143,17 @@ def _notice(report: dict[str, Any]) -> str:
 
 
 def _load_hint(report: dict[str, Any], repo: str) -> str:
+    base = report["base"]["path"]
+    if report["mode"] != "full" and base == LOCAL_BASE:
+        return (
+            f"This folder holds what was trained. Its base is the folder `{LOCAL_BASE}` beside it: move both "
+            f"together. The snippets run inside this folder; elsewhere, take the second one with both paths. For the Hub, "
+            f"upload the base and train with its name there as `--base_id`."
+        )
     here = "The snippets run inside this folder; elsewhere, write its path for `.`." if repo == "." else ""
     if report["mode"] == "full":
         return here
-    base = report["base"]["path"]
-    where = (
-        f"the folder `{base}` beside this one: move or copy both together. For the Hub, name a base that lies there "
-        f"(`--base_id` in training)"
-        if base == LOCAL_BASE
-        else f"`{base}`, which is read beside it"
-    )
-    return f"This folder holds what was trained, without its base, {where}. {here}"
+    return f"This folder holds what was trained, without the base `{base}`, which is read beside it. {here}"
 
 
 def _training(report: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..source_commit import source_commit
 from .card_facts import metadata_of
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def base_facts(name: str, path: str, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def base_facts(name: str, path: str, provenance: dict[str, Any]) -> dict[str, An
         licence = first.get("licence")
     elif licence is None and read_run(Path(name)) is not None:
         licence = "gpl-3.0"  # a run of ours that began with random weights
-    is_id = _HUB_ID.fullmatch(name) and not Path(name).exists()
+    is_id = HUB_ID.fullmatch(name) and not Path(name).exists()
     return {
         "name": name if is_id else Path(name).resolve().name,
         "path": path,

@@ -81,7 +81,8 @@ def test_the_report_names_the_parts_and_scores_the_head_beside_its_controls(fini
     assert scores["frozen linear probe"] == 1.0
     card = (finished / "README.md").read_text()
     assert f"| {scores['size only']:.3f} |" in card and "Research use only" in card
-    assert metadata_of(card)["library_name"] == "peft"
+    metadata = metadata_of(card)
+    assert metadata["library_name"] == "peft" and "base_model" not in metadata  # which the Hub reads as an id
 
 
 def test_so_few_patients_carry_no_interval_anywhere(finished):
