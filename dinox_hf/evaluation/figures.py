@@ -120,19 +120,20 @@ def patch_colours(tokens: np.ndarray, slices_hu: np.ndarray, air_below_hu: float
 def draw_curves(path: Path, records: list[dict[str, float]], log_k: float) -> None:
     """Losses, CLS loss and teacher entropy against log K, effective rank, learning rate over the steps."""
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(2, 2, figsize=(9.2, 5.6), sharex=True)
+        figure, axes = plt.subplots(2, 2, figsize=(9.2, 6.2), sharex=True)
+        beneath = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "columnspacing": 1.0}
         losses = {"dino_global": BLUE, "dino_local": GREEN, "ibot": ORANGE, "gram": RED, "koleo": PINK}
         for name, colour in losses.items():
             _curve(axes[0, 0], records, name, colour, name.replace("_", " "))
         axes[0, 0].set(title="Loss terms, weighted")
         if axes[0, 0].lines:
-            axes[0, 0].legend(ncols=2)
+            axes[0, 0].legend(ncols=5, handlelength=1.0, handletextpad=0.4, **beneath)
 
         _curve(axes[0, 1], records, "cls_loss", BLUE, "CLS loss")
         _curve(axes[0, 1], records, "teacher_entropy", GREEN, "teacher entropy, marginal")
         axes[0, 1].axhline(log_k, color=GREY, linestyle="--", label=f"log K = {log_k:.2f}")
         axes[0, 1].set(title="CLS loss and teacher entropy (nats)")
-        axes[0, 1].legend(loc="lower left")
+        axes[0, 1].legend(ncols=3, handlelength=1.5, **beneath)
 
         _curve(axes[1, 0], records, "effective_rank", BLUE, "effective rank")
         axes[1, 0].set(title="Effective rank of the teacher's CLS tokens", xlabel="step", ylim=(0, None))
