@@ -248,8 +248,9 @@ class Run:
             return False
         agreed = [self.signals.received]
         broadcast_object_list(agreed)
-        self.signals.received = agreed[0]
-        return self.signals.received is not None
+        # A signal may have come meanwhile: it must not be forgotten, and is agreed upon at the next log.
+        self.signals.received = agreed[0] or self.signals.received
+        return agreed[0] is not None
 
 
 def _refuse_different_steps(steps: list[int]) -> None:
