@@ -110,6 +110,18 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tup
     mend = "Resume with the configuration in the run's run.yaml, or start a new run with another `output`."
     refuse_other_tensors(str(folder), expected, weights, mend)
     model.load_state_dict({name: placed_like(tensor, expected[name]) for name, tensor in weights.items()})
+    restore_moments(model, optimizer, tensors)
+    return json.loads((folder / "state.json").read_text())["step"], tensors
+
+
+def restore_moments(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Move the optimizer's state of every trained parameter from the tensors of a checkpoint into the optimizer.
+
+    Args:
+        model: a `SelfDistillation`, already sharded, if it is going to be.
+        optimizer: the student's, not wrapped.
+        tensors: of `training.safetensors`; those that are used are taken out.
+    """
     for name, parameter in model.student.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -120,7 +132,6 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tup
             key: value.to(parameter.device) if key == "step" else placed_like(value, parameter)
             for key, value in state.items()
         }
-    return json.loads((folder / "state.json").read_text())["step"], tensors
 
 
 def _write(

@@ -4,7 +4,6 @@ The origin is returned as plain values for `run.yaml`, where it follows the weig
 publishes a model needs to know whose licence came with the weights it began with.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ from torch.optim import Optimizer
 from ..model.checkpoint_keys import load_weights, refuse_other_tensors
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..model.weight_files import sha256_of
-from .checkpoint import latest_checkpoint
-from .checkpoint_folders import refuse_damage
+from .checkpoint import latest_checkpoint, restore_moments
+from .checkpoint_folders import refuse_damage, step_of
 from .config import InitConfig, PretrainConfig
 from .released_weights import ReleasedWeights, read_weights, refuse_other_architecture, run_yaml, stage_record
 from .self_distillation import SelfDistillation
-from .sharding import placed_like
 
 Origin = dict[str, Any]
 
@@ -63,14 +61,7 @@ def take_moments(init: InitConfig, model: SelfDistillation, optimizer: Optimizer
     if init.from_run is None or init.take != "everything":
         return
     tensors = load_file(_checkpoint_of(Path(init.from_run), init.step, "init.step") / "training.safetensors")
-    state = getattr(optimizer, "optimizer", optimizer).state
-    for name, parameter in model.student.named_parameters():
-        moments = _with_prefix(tensors, f"optimizer.{name}|")
-        state[parameter] = {
-            # A fused AdamW counts its steps on the device, on every process by itself.
-            key: value.to(parameter.device) if key == "step" else placed_like(value, parameter)
-            for key, value in moments.items()
-        }
+    restore_moments(model, getattr(optimizer, "optimizer", optimizer), tensors)
 
 
 def recorded_origin(run_folder: str | Path) -> Origin | None:
@@ -117,9 +108,9 @@ def _continue_run(config: PretrainConfig, model: SelfDistillation, tell: Callabl
         anchor = _checkpoint_of(folder, init.gram_step, "init.gram_step") if init.gram_step else checkpoint
         refuse_damage(anchor)
         load_weights(model.gram_teacher, load_file(anchor / "backbone" / "model.safetensors"))
-        origin["gram_teacher_step"] = _step_of(anchor)
+        origin["gram_teacher_step"] = step_of(anchor)
     told = "Student and teacher start as the teacher" if init.take == "teacher" else "Student and teacher go on as"
-    tell(f"{told} of {folder} after {_step_of(checkpoint)} steps.")
+    tell(f"{told} of {folder} after {step_of(checkpoint)} steps.")
     return origin
 
 
@@ -127,7 +118,7 @@ def _origin_of(folder: Path, checkpoint: Path, init: InitConfig) -> Origin:
     return {
         "take": init.take,
         "sha256": sha256_of([checkpoint / "backbone" / "model.safetensors"]),
-        **stage_record(folder, _step_of(checkpoint)),
+        **stage_record(folder, step_of(checkpoint)),
     }
 
 
@@ -140,7 +131,7 @@ def _checkpoint_of(folder: Path, step: int | None, field: str) -> Path:
         )
     wanted = found if step is None else found.with_name(f"step_{step:08d}")
     if not (wanted / "state.json").is_file():
-        steps = sorted(_step_of(path.parent) for path in folder.glob("checkpoints/step_*/state.json"))
+        steps = sorted(step_of(path.parent) for path in folder.glob("checkpoints/step_*/state.json"))
         raise ValueError(
             f"{field} should be a step with a checkpoint in {folder}; found {step}, and checkpoints after "
             f"{', '.join(map(str, steps))}. Choose one of these; that run's `keep_checkpoints` and `keep_every` say "
@@ -183,7 +174,3 @@ def _all_tensors(checkpoint: Path) -> dict[str, Tensor]:
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(re.sub(r"\D", "", checkpoint.name))

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from ..model.configuration_dinov3_ct import PRESETS, Dinov3CTConfig
 from ..model.weight_files import find_weights, read_tensors, sha256_of, weight_files
+from .checkpoint_folders import step_of
 
 # What decides the function of a network. Initial values and draws in training may differ from those it was made with.
 FUNCTION_FIELDS = (
@@ -52,7 +53,7 @@ def read_weights(name: str) -> ReleasedWeights:
     checkpoint = _checkpoint_of_ours(folder)
     provenance = {"revision": revision, "sha256": sha256_of(files), "licence": _licence(folder), "origin": None}
     if checkpoint is not None:
-        stage = stage_record(checkpoint.parent.parent, int(checkpoint.name.removeprefix("step_")))
+        stage = stage_record(checkpoint.parent.parent, step_of(checkpoint))
         provenance |= stage | {"licence": _inherited_licence(stage["origin"])}
     return ReleasedWeights(name, read_tensors(files), _config(path), provenance, folder)
 
