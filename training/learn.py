@@ -31,6 +31,7 @@ from dinox_hf.evaluation.patch_probe import GRAM, PLAIN, PatchProbeSettings
 from dinox_hf.evaluation.patch_report import markdown, verdict
 from dinox_hf.evaluation.patch_study import TrainedRun, measure, num_parts
 from dinox_hf.pretraining.checkpoint import latest_checkpoint
+from dinox_hf.pretraining.checkpoint_folders import step_of
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
 from dinox_hf.pretraining.run_record import prepare_folder
@@ -143,7 +144,7 @@ def job(part: Part) -> Job:
 def steps_done(folder: Path, steps: int) -> int:
     """Steps of a run as its files tell; the last one counts when its checkpoint is complete."""
     checkpoint, records = latest_checkpoint(folder), read_metrics(folder)
-    saved = int(checkpoint.name.removeprefix("step_")) if checkpoint else 0
+    saved = step_of(checkpoint) if checkpoint else 0
     return max(saved, min(records[-1]["step"], steps - 1) if records else 0)
 
 
