@@ -35,7 +35,7 @@ from usage import show_help
 from dinox_hf.data.crops import cut_hu
 from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import IntensityConfig, to_channels
-from dinox_hf.data.loader import PretrainLoader
+from dinox_hf.data.loader import LoaderSettings, PretrainLoader
 from dinox_hf.data.masking import MaskingConfig
 from dinox_hf.data.resampling import banded_weights, resample
 from dinox_hf.data.schema import write_slices
@@ -173,9 +173,16 @@ class Batches:
     """The next batch at every call."""
 
     def __init__(self, slices: SliceSet, crops: CropsConfig, intensity: IntensityConfig) -> None:
-        loader = PretrainLoader(
-            slices, crops, intensity, MaskingConfig(), patch_size=16, batch_size=BATCH, accumulate=1, seed=0
+        settings = LoaderSettings(
+            crops=crops,
+            intensity=intensity,
+            masking=MaskingConfig(),
+            patch_size=16,
+            batch_size=BATCH,
+            accumulate=1,
+            seed=0,
         )
+        loader = PretrainLoader(slices, settings)
         self.steps = (loader[index] for index in range(10**6))
 
     @staticmethod

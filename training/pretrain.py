@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from dinox_hf.console import run_command
 from dinox_hf.data.batches import PretrainBatch
-from dinox_hf.data.loader import PretrainLoader
+from dinox_hf.data.loader import LoaderSettings, PretrainLoader
 from dinox_hf.data.mixture import SliceMixture
 from dinox_hf.data.slices import SliceSet
 from dinox_hf.data.stream_loader import StreamLoader
@@ -72,7 +72,7 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
         patch_embed_lr_multiplier=config.optimizer.patch_embed_lr_multiplier,
         betas=(config.optimizer.beta1, config.optimizer.beta2),
     )
-    schedule = Schedule(config, images_per_step=loader.images_per_step)
+    schedule = Schedule(config, images_per_step=loader.settings.images_per_step)
     # Accelerate takes one module under FSDP2, so student and teachers travel together and shard alike.
     model, optimizer = prepare(accelerator, model, optimizer)
     if not checkpoint:
@@ -138,26 +138,27 @@ def build_loader(config: PretrainConfig, accelerator: Accelerator) -> PretrainLo
     """The crops of this process; unless streamed, the same whatever the number of workers."""
     sets = config.data.sets
     weights = [part.weight for part in sets]
-    how = {
-        "crops": config.crops,
-        "intensity": config.intensity,
-        "masking": config.masking,
-        "patch_size": config.model.backbone().patch_size,
-        "batch_size": config.batch.size,
-        "accumulate": config.batch.accumulate,
-        "seed": config.seed,
-        "rank": accelerator.process_index,
-        "world_size": accelerator.num_processes,
-        "num_workers": config.data.num_workers,
-        "pin_memory": config.data.pin_memory,
-        "z_stride": config.data.z_stride,
-        "neighbour_mm": config.data.neighbour_mm,
-    }
+    settings = LoaderSettings(
+        crops=config.crops,
+        intensity=config.intensity,
+        masking=config.masking,
+        patch_size=config.model.backbone().patch_size,
+        batch_size=config.batch.size,
+        accumulate=config.batch.accumulate,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        num_workers=config.data.num_workers,
+        pin_memory=config.data.pin_memory,
+        z_stride=config.data.z_stride,
+        neighbour_mm=config.data.neighbour_mm,
+    )
     if config.data.streaming:
         streams = [StreamedSlices(part.folder, part.split) for part in sets]
-        loader = StreamLoader(streams, weights, **how, buffer_size=config.data.shuffle_buffer)
+        loader = StreamLoader(streams, weights, settings, config.data.shuffle_buffer)
     else:
-        loader = PretrainLoader(SliceMixture([SliceSet(part.folder, part.split) for part in sets], weights), **how)
+        slices = SliceMixture([SliceSet(part.folder, part.split) for part in sets], weights)
+        loader = PretrainLoader(slices, settings)
     if loader.spread_note:
         accelerator.print(loader.spread_note)
     return loader

@@ -7,6 +7,7 @@ pure function of its step: workers only decide who computes it, and to resume at
 import itertools
 import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,43 +26,71 @@ from .slices import SliceExample, SliceSet
 _EXAMPLE, _MASKS, _SIZES = 2, 3, 4  # the order of a mixture has 1
 
 
-class CropLoader:
-    """What both loaders share: examples of one micro-batch become its crops and masks. See `PretrainLoader`."""
+@dataclass(frozen=True, kw_only=True)
+class LoaderSettings:
+    """What becomes of a slice, and which slices are whose; the same for built and for streamed sets.
 
-    def __init__(
-        self,
-        crops: CropsConfig,
-        intensity: IntensityConfig,
-        masking: MaskingConfig,
-        patch_size: int,
-        batch_size: int,
-        accumulate: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = 0,
-        pin_memory: bool = True,
-    ) -> None:
-        for variant in crops.variants:
-            _check_multiples(variant, patch_size)
-        self.batch_size, self.accumulate, self.num_workers = batch_size, accumulate, num_workers
-        self.pin_memory = pin_memory and torch.cuda.is_available()
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self._slices_per_example = 3 if intensity.channels == "neighbours" else 1  # of one example
-        self._multi_crops = [MultiCrop(variant, intensity) for variant in crops.variants]
-        weights = np.array([of.weight for of in crops.sizes] or [1.0])
-        self._shares = weights / weights.sum()
-        self._masking, self._patch_size = masking, patch_size
+    Attributes:
+        crops: sizes and distortions of crops.
+        intensity: windows and their jitter.
+        masking: how much of the global crops is hidden from the student.
+        patch_size: side of a patch in pixels; sizes of crops are multiples of it.
+        batch_size: slices in one micro-batch of one process.
+        accumulate: micro-batches of one step.
+        seed: the run's seed.
+        rank: which process this is.
+        world_size: number of processes; together they read each slice once in an epoch.
+        num_workers: processes that cut crops; 0 cuts them here.
+        z_stride: an epoch takes every n-th slice of a series, the next one those a slice further on.
+        neighbour_mm: distance of the neighbours where `intensity.channels` asks for them; None for adjacent slices.
+        pin_memory: batches in page-locked memory, where there is an accelerator. It changes no number.
+
+    Raises:
+        ValueError: if a crop size is not a multiple of the patch size.
+    """
+
+    crops: CropsConfig
+    intensity: IntensityConfig
+    masking: MaskingConfig
+    patch_size: int
+    batch_size: int
+    accumulate: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    num_workers: int = 0
+    z_stride: int = 1
+    neighbour_mm: float | None = None
+    pin_memory: bool = True
+
+    def __post_init__(self) -> None:
+        for variant in self.crops.variants:
+            _check_multiples(variant, self.patch_size)
 
     @property
     def images_per_step(self) -> int:
         """Slices in one update, over all processes and micro-batches."""
         return self.batch_size * self.accumulate * self.world_size
 
+    @property
+    def slices_per_example(self) -> int:
+        """1, or 3 for a slice between its neighbours."""
+        return 3 if self.intensity.channels == "neighbours" else 1
+
+
+class CropLoader:
+    """What both loaders share: examples of one micro-batch become its crops and masks."""
+
+    def __init__(self, settings: LoaderSettings) -> None:
+        self.settings = settings
+        self._multi_crops = [MultiCrop(variant, settings.intensity) for variant in settings.crops.variants]
+        weights = np.array([of.weight for of in settings.crops.sizes] or [1.0])
+        self._shares = weights / weights.sum()
+
     def positions(self, index: int) -> range:
         """Positions of this process's micro-batch `index`, counted from step 0, in the order of all processes."""
-        first = (index * self.world_size + self.rank) * self.batch_size
-        return range(first, first + self.batch_size)
+        first = (index * self.settings.world_size + self.settings.rank) * self.settings.batch_size
+        return range(first, first + self.settings.batch_size)
 
     def _batches(self, dataset: Dataset, sampler: Iterable[int] | None = None) -> Iterator[list[Batch]]:
         """Endless steps from a data set of micro-batches, each a list of exactly `accumulate`."""
@@ -69,17 +98,17 @@ class CropLoader:
             dataset,
             sampler=sampler,
             batch_size=None,
-            num_workers=self.num_workers,
+            num_workers=self.settings.num_workers,
             worker_init_fn=_leave_signals_to_the_run,
-            pin_memory=self.pin_memory,
+            pin_memory=self.settings.pin_memory and torch.cuda.is_available(),
             # DataLoader draws a seed for its workers; from a generator of its own, the run's draws are left alone.
             generator=torch.Generator(),
         )
-        return _grouped(iter(micro_batches), self.accumulate)
+        return _grouped(iter(micro_batches), self.settings.accumulate)
 
     def _collate(self, index: int, examples: list[SliceExample]) -> Batch:
         """Micro-batch `index` from its slices; every draw comes from the seed and the position."""
-        step, micro = divmod(index, self.accumulate)
+        step, micro = divmod(index, self.settings.accumulate)
         cutter = self._cutter(step)
         pairs = zip(examples, self.positions(index), strict=True)
         draws = [self._draw(cutter, example, position) for example, position in pairs]
@@ -89,18 +118,20 @@ class CropLoader:
 
     def _cutter(self, step: int) -> MultiCrop:
         """The crops of a step, of one size for all processes and micro-batches, so that none waits for another."""
-        rng = np.random.default_rng([self.seed, _SIZES, step])
+        rng = np.random.default_rng([self.settings.seed, _SIZES, step])
         return self._multi_crops[rng.choice(len(self._multi_crops), p=self._shares)]
 
     def _draw(self, cutter: MultiCrop, example: SliceExample, position: int) -> ExampleDraws:
-        rng = np.random.default_rng([self.seed, _EXAMPLE, position])
+        rng = np.random.default_rng([self.settings.seed, _EXAMPLE, position])
         return cutter.draw(example.slices_hu, example.spacing_yx_mm, example.padding_hu, rng)
 
     def _masks(self, cutter: MultiCrop, step: int, micro: int) -> Tensor:
-        rng = np.random.default_rng([self.seed, _MASKS, step, micro, self.rank])
-        grid = (cutter.crops.global_size // self._patch_size,) * 2
-        num_crops = NUM_GLOBAL_CROPS * self.batch_size
-        return torch.from_numpy(batch_masks(rng, num_crops, grid, self._masking.probability, self._masking.ratio))
+        rng = np.random.default_rng([self.settings.seed, _MASKS, step, micro, self.settings.rank])
+        grid = (cutter.crops.global_size // self.settings.patch_size,) * 2
+        num_crops = NUM_GLOBAL_CROPS * self.settings.batch_size
+        return torch.from_numpy(
+            batch_masks(rng, num_crops, grid, self.settings.masking.probability, self.settings.masking.ratio)
+        )
 
 
 class PretrainLoader(CropLoader):
@@ -111,52 +142,19 @@ class PretrainLoader(CropLoader):
 
     Args:
         slices: the set, or several in a mixture.
-        crops: sizes and distortions of crops.
-        intensity: windows and their jitter.
-        masking: how much of the global crops is hidden from the student.
-        patch_size: side of a patch in pixels; sizes of crops are multiples of it.
-        batch_size: slices in one micro-batch of one process.
-        accumulate: micro-batches of one step.
-        seed: the run's seed.
-        rank: which process this is.
-        world_size: number of processes; together they read each slice once in an epoch.
-        num_workers: processes that cut crops; 0 cuts them here. It changes no number.
-        z_stride: an epoch takes every n-th slice of a series, the next one those a slice further on.
-        neighbour_mm: distance of the neighbours where `intensity.channels` asks for them; None for adjacent slices.
-        pin_memory: batches in page-locked memory, where there is an accelerator. It changes no number.
-
-    Raises:
-        ValueError: if a crop size is not a multiple of the patch size.
+        settings: which slices become which crops; the number of workers changes no number.
     """
 
-    def __init__(
-        self,
-        slices: SliceSet | SliceMixture,
-        crops: CropsConfig,
-        intensity: IntensityConfig,
-        masking: MaskingConfig,
-        patch_size: int,
-        batch_size: int,
-        accumulate: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = 0,
-        z_stride: int = 1,
-        neighbour_mm: float | None = None,
-        pin_memory: bool = True,
-    ) -> None:
-        how = (patch_size, batch_size, accumulate, seed, rank, world_size, num_workers, pin_memory)
-        super().__init__(crops, intensity, masking, *how)
+    def __init__(self, slices: SliceSet | SliceMixture, settings: LoaderSettings) -> None:
+        super().__init__(settings)
         self.slices = slices if isinstance(slices, SliceMixture) else SliceMixture([slices])
-        self._neighbour_mm = neighbour_mm
-        window = self._window(z_stride)
-        self.order = MixedOrder(self.slices, window, seed, z_stride)
-        self.spread_note = self._note(window, z_stride)
+        window = self._window()
+        self.order = MixedOrder(self.slices, window, settings.seed, settings.z_stride)
+        self.spread_note = self._note(window)
 
     def steps(self, start_step: int = 0) -> Iterator[list[Batch]]:
         """Endless steps from `start_step` on, each a list of exactly `accumulate` micro-batches."""
-        return self._batches(self, itertools.count(start_step * self.accumulate))
+        return self._batches(self, itertools.count(start_step * self.settings.accumulate))
 
     def __getitem__(self, index: int) -> Batch:
         """Micro-batch `index` of this process, counted from step 0; whichever worker asks, it is the same."""
@@ -184,22 +182,23 @@ class PretrainLoader(CropLoader):
         return [self._example(row) for row in rows]
 
     def _example(self, row: int) -> SliceExample:
-        return self.slices.example(row, self._slices_per_example, self._neighbour_mm)
+        return self.slices.example(row, self.settings.slices_per_example, self.settings.neighbour_mm)
 
-    def _window(self, z_stride: int) -> int:
+    def _window(self) -> int:
         """Slices among which none should share its series: of a step, else of what runs at once, else of a process."""
-        sizes = (self.images_per_step, self.batch_size * self.world_size, self.batch_size)
-        return next((size for size in sizes if fits(self.slices, size, z_stride)), sizes[1])
+        how = self.settings
+        sizes = (how.images_per_step, how.batch_size * how.world_size, how.batch_size)
+        return next((size for size in sizes if fits(self.slices, size, how.z_stride)), sizes[1])
 
-    def _note(self, window: int, z_stride: int) -> str | None:
+    def _note(self, window: int) -> str | None:
         """What could not be had, for the user; None if no step holds two slices of a series."""
-        if window == self.images_per_step and fits(self.slices, window, z_stride):
+        if window == self.settings.images_per_step and fits(self.slices, window, self.settings.z_stride):
             return None
         num_series = sum(part.num_series for part in self.slices.sets)
         longest = max(int(part.series_lengths.max()) for part in self.slices.sets)
         found = f"{num_series} series, the longest of {longest} of {len(self.slices)} slices"
-        if fits(self.slices, window, z_stride):
-            step = f"A step of {self.images_per_step} slices holds several of a series"
+        if fits(self.slices, window, self.settings.z_stride):
+            step = f"A step of {self.settings.images_per_step} slices holds several of a series"
             return f"{step}, each {window} of them at most one: {found}."
         return (
             f"A batch of {window} slices holds several of a series, spread as evenly as can be: {found}. "

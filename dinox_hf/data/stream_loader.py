@@ -12,10 +12,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .batches import Batch
-from .crops_config import CropsConfig
-from .intensity.ct import IntensityConfig
-from .loader import CropLoader
-from .masking import MaskingConfig
+from .loader import CropLoader, LoaderSettings
 from .mixture import pattern_of, shares_of
 from .slices import SliceExample
 from .streaming import StreamedSlices
@@ -36,37 +33,23 @@ class StreamLoader(CropLoader):
     Args:
         sets: the streamed sets.
         weights: share of the examples that comes from each, in any unit.
-        crops, intensity, masking, patch_size, batch_size, accumulate, seed, rank, world_size, num_workers, z_stride,
-            neighbour_mm, pin_memory: as of `PretrainLoader`.
+        settings: which slices become which crops.
         buffer_size: slices that wait in each worker, half a megabyte each.
 
     Raises:
-        ValueError: if a crop size is not a multiple of the patch size, or a weight is no number above 0.
+        ValueError: if a weight is no number above 0.
     """
 
     def __init__(
         self,
         sets: Sequence[StreamedSlices],
         weights: Sequence[float],
-        crops: CropsConfig,
-        intensity: IntensityConfig,
-        masking: MaskingConfig,
-        patch_size: int,
-        batch_size: int,
-        accumulate: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = 0,
-        z_stride: int = 1,
-        neighbour_mm: float | None = None,
+        settings: LoaderSettings,
         buffer_size: int = 1024,
-        pin_memory: bool = True,
     ) -> None:
-        how = (patch_size, batch_size, accumulate, seed, rank, world_size, num_workers, pin_memory)
-        super().__init__(crops, intensity, masking, *how)
-        self._sets, self._z_stride, self._neighbour_mm = tuple(sets), z_stride, neighbour_mm
-        self._counts = pattern_of(shares_of(weights, len(sets)) * batch_size)
+        super().__init__(settings)
+        self._sets = tuple(sets)
+        self._counts = pattern_of(shares_of(weights, len(sets)) * settings.batch_size)
         self._buffer_size = buffer_size
 
     @property
@@ -87,7 +70,7 @@ class StreamLoader(CropLoader):
     @property
     def spread_note(self) -> str | None:
         """Says where a micro-batch has to hold several slices of a series; None if none has to."""
-        most, num_readers = self._counts.max(axis=0), self.world_size * max(1, self.num_workers)
+        most, num_readers = self._counts.max(axis=0), self.settings.world_size * max(1, self.settings.num_workers)
         for part, num in zip(self._sets, most, strict=True):
             if part.num_shards < num * num_readers:
                 return (
@@ -99,13 +82,15 @@ class StreamLoader(CropLoader):
 
     def steps(self, start_step: int = 0) -> Iterator[list[Batch]]:
         """Endless steps from about where `start_step` stood, each a list of exactly `accumulate` micro-batches."""
-        return self._batches(_MicroBatches(self, start_step * self.accumulate))
+        return self._batches(_MicroBatches(self, start_step * self.settings.accumulate))
 
     def examples(self, num: int) -> list[SliceExample]:
         """The middle slices of a few series from all over the sets, the same ones every time: for pictures."""
         shards = [(part, number) for part in self._sets for number in range(part.num_shards)]
         chosen = np.linspace(0, len(shards) - 1, num).round().astype(int)
-        return [_middle(*shards[place], self._slices_per_example, self._neighbour_mm) for place in chosen]
+        return [
+            _middle(*shards[place], self.settings.slices_per_example, self.settings.neighbour_mm) for place in chosen
+        ]
 
     def micro_batches(self, first: int, worker: int, num_workers: int) -> Iterator[Batch]:
         """Every `num_workers`-th micro-batch of this process, from number `first` + `worker` on."""
@@ -120,20 +105,20 @@ class StreamLoader(CropLoader):
             yield self._collate(index, list(itertools.chain(*taken)))
 
     def _reader(self, number: int, worker: int, num_workers: int, slices_before: int) -> "SeriesReader":
-        part, num_readers = self._sets[number], self.world_size * num_workers
+        part, num_readers = self._sets[number], self.settings.world_size * num_workers
         # Twice as many as a batch takes, so that other series meet in each; but no more than are this reader's.
         num_open = min(2 * int(self._counts[:, number].max()), max(1, part.num_shards // num_readers))
         return SeriesReader(
             part,
-            reader=self.rank * num_workers + worker,
+            reader=self.settings.rank * num_workers + worker,
             num_readers=num_readers,
             num_open=num_open,
-            buffer_size=round(self._buffer_size * self._counts[:, number].mean() / self.batch_size),
-            seed=self.seed,
+            buffer_size=round(self._buffer_size * self._counts[:, number].mean() / self.settings.batch_size),
+            seed=self.settings.seed,
             number=number,
-            num_slices=self._slices_per_example,
-            apart_mm=self._neighbour_mm,
-            z_stride=self._z_stride,
+            num_slices=self.settings.slices_per_example,
+            apart_mm=self.settings.neighbour_mm,
+            z_stride=self.settings.z_stride,
             slices_before=slices_before,
         )
 

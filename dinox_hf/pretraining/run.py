@@ -94,7 +94,7 @@ class Run:
         _refuse_different_steps(gather_object([self.first_step]))
         accelerator.wait_for_everyone()  # all have read run.yaml, which the first process writes anew
         self._open_folder()
-        self.speed = SpeedMeter(loader.images_per_step, self.first_step)
+        self.speed = SpeedMeter(loader.settings.images_per_step, self.first_step)
 
     def steps(self) -> Iterator[tuple[int, list[PretrainBatch]]]:
         """(step, its micro-batches on the device), from where the run stands to its end or to a signal."""

@@ -78,7 +78,7 @@ def write_run_yaml(
         "device": str(accelerator.device.type),
         "precision": {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
         "num_processes": accelerator.num_processes,
-        "images_per_step": loader.images_per_step,
+        "images_per_step": loader.settings.images_per_step,
         "backbone_parameters": num_parameters(backbone),
         "data_fingerprint": loader.fingerprint,
         "data_num_slices": loader.num_slices,
@@ -110,17 +110,18 @@ def refuse_other_batch(folder: Path, loader: PretrainLoader | StreamLoader) -> s
         ValueError: if a step would see more or fewer slices than before.
     """
     before = _read(folder / "run.yaml")["lineage"]
-    found = f"batch.size {loader.batch_size} x batch.accumulate {loader.accumulate} x {loader.world_size} processes"
-    if loader.images_per_step != before["images_per_step"]:
+    how = loader.settings
+    found = f"batch.size {how.batch_size} x batch.accumulate {how.accumulate} x {how.world_size} processes"
+    if how.images_per_step != before["images_per_step"]:
         raise ValueError(
             f"--resume expects steps of {before['images_per_step']} slices, to which learning rates and statistics "
-            f"belong; found {found} = {loader.images_per_step}. Choose batch.size and batch.accumulate so that the "
+            f"belong; found {found} = {how.images_per_step}. Choose batch.size and batch.accumulate so that the "
             f"product stays, or start a new run with --output=…."
         )
-    if loader.world_size == before["num_processes"]:
+    if how.world_size == before["num_processes"]:
         return None
     return (
-        f"This run goes on with {loader.world_size} processes after {before['num_processes']}: as many slices in a "
+        f"This run goes on with {how.world_size} processes after {before['num_processes']}: as many slices in a "
         f"step, but other masks and other draws, so not bit for bit the run that it would have been."
     )
 

@@ -8,7 +8,7 @@ import torch
 from dinox_hf.data.batches import PretrainBatch, SliceBatch
 from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import IntensityConfig
-from dinox_hf.data.loader import PretrainLoader
+from dinox_hf.data.loader import LoaderSettings, PretrainLoader
 from dinox_hf.data.masking import MaskingConfig
 from dinox_hf.data.slices import SliceSet
 from tests.data.built_set import noisy_series, series_rows, write_built_set
@@ -25,10 +25,14 @@ def slices(tmp_path_factory):
     return SliceSet(write_built_set(tmp_path_factory.mktemp("sets") / "set", {"train-00000-of-00001": rows}))
 
 
+def settings_of(crops, intensity, **how):
+    return LoaderSettings(crops=crops, intensity=intensity, masking=MaskingConfig(), patch_size=8, **how)
+
+
 def take(slices, crops, num_steps, start_step=0, channels="windows", noise_hu=0.0, **changes):
-    arguments = {"patch_size": 8, "batch_size": 4, "accumulate": 2, "seed": 7} | changes
+    arguments = {"batch_size": 4, "accumulate": 2, "seed": 7} | changes
     intensity = IntensityConfig(channels=channels, noise_hu=noise_hu)
-    loader = PretrainLoader(slices, crops, intensity, MaskingConfig(), **arguments)
+    loader = PretrainLoader(slices, settings_of(crops, intensity, **arguments))
     return list(itertools.chain(*itertools.islice(loader.steps(start_step), num_steps)))
 
 
@@ -80,7 +84,7 @@ def test_the_spacing_that_is_told_is_the_one_that_the_pixels_show(tmp_path, cut_
     slices = SliceSet(write_built_set(tmp_path / "set", {"train-00000-of-00001": series_rows(ramp, "p1")}))
     crops = dataclasses.replace(ON_LOADER, cut_on=cut_on, field_mm=40.0, zoom_jitter=1.4, blur_probability=(0, 0, 0))
     intensity = IntensityConfig(jitter_probability=0.0, windows=((0.0, 4000.0),) * 3)
-    loader = PretrainLoader(slices, crops, intensity, MaskingConfig(), 8, batch_size=4, accumulate=1, seed=3)
+    loader = PretrainLoader(slices, settings_of(crops, intensity, batch_size=4, accumulate=1, seed=3))
     ((batch,),) = itertools.islice(loader.steps(), 1)
     batch = batch.to("cpu")
     for kind, num in (("global", 8), ("local", 12), ("gram", 8)):

@@ -12,7 +12,7 @@ import torch
 from dinox_hf.data.batches import PretrainBatch
 from dinox_hf.data.crops_config import CropsConfig, CropSizes
 from dinox_hf.data.intensity.ct import IntensityConfig
-from dinox_hf.data.loader import PretrainLoader
+from dinox_hf.data.loader import LoaderSettings, PretrainLoader
 from dinox_hf.data.masking import MaskingConfig
 from dinox_hf.data.mixture import SliceMixture
 from dinox_hf.data.slices import SliceSet
@@ -40,7 +40,7 @@ def loader(slices, **changes):
         "accumulate": 2,
         "seed": 7,
     }
-    return PretrainLoader(slices, **(arguments | changes))
+    return PretrainLoader(slices, LoaderSettings(**(arguments | changes)))
 
 
 def take(slices, num_steps, start_step=0, **changes):

@@ -9,6 +9,7 @@ import torch
 
 from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import IntensityConfig
+from dinox_hf.data.loader import LoaderSettings
 from dinox_hf.data.masking import MaskingConfig
 from dinox_hf.data.slices import SliceExample
 from dinox_hf.data.stream_loader import SeriesReader, StreamLoader, shard_turns
@@ -42,7 +43,7 @@ def streamed(tmp_path):
     return StreamedSlices(write_built_set(tmp_path / "set", shards))
 
 
-def loader(*sets, weights=None, **changes):
+def loader(*sets, weights=None, buffer_size=12, **changes):
     arguments = {
         "crops": CropsConfig(global_size=8, local_size=8, num_local=1, gram_size=8),
         "intensity": IntensityConfig(),
@@ -51,9 +52,8 @@ def loader(*sets, weights=None, **changes):
         "batch_size": 2,
         "accumulate": 2,
         "seed": 7,
-        "buffer_size": 12,
     }
-    return StreamLoader(sets, weights or [1.0] * len(sets), **(arguments | changes))
+    return StreamLoader(sets, weights or [1.0] * len(sets), LoaderSettings(**(arguments | changes)), buffer_size)
 
 
 def take(loader, num_steps, start_step=0):

@@ -4,7 +4,7 @@ import pytest
 
 from dinox_hf.data.crops_config import CropsConfig
 from dinox_hf.data.intensity.ct import IntensityConfig
-from dinox_hf.data.loader import PretrainLoader
+from dinox_hf.data.loader import LoaderSettings, PretrainLoader
 from dinox_hf.data.masking import MaskingConfig
 from dinox_hf.data.slices import SliceSet
 from tests.training.tiny import tiny_set
@@ -14,6 +14,13 @@ from tests.training.tiny import tiny_set
 def loader(tmp_path_factory):
     slices = SliceSet(tiny_set(tmp_path_factory.mktemp("set") / "built"))
     crops = CropsConfig(global_size=32, local_size=16, num_local=2)
-    return PretrainLoader(
-        slices, crops, IntensityConfig(), MaskingConfig(), patch_size=8, batch_size=2, accumulate=2, seed=0
+    settings = LoaderSettings(
+        crops=crops,
+        intensity=IntensityConfig(),
+        masking=MaskingConfig(),
+        patch_size=8,
+        batch_size=2,
+        accumulate=2,
+        seed=0,
     )
+    return PretrainLoader(slices, settings)

@@ -16,7 +16,7 @@ class Clock:
 def test_images_are_counted_once_and_never_by_crops_or_micro_batches(loader):
     """Two micro-batches of two slices are four images a step, though eight global and sixteen local crops are cut."""
     clock = Clock()
-    speed = SpeedMeter(loader.images_per_step, step=0, clock=clock)
+    speed = SpeedMeter(loader.settings.images_per_step, step=0, clock=clock)
     clock.now += 2.0
     micro_batches = next(loader.steps(0))
     slices = sum(len(batch.rows) for batch in micro_batches)

@@ -45,7 +45,7 @@ def one_step(config, monkeypatch):
     model = SelfDistillation(config)
     optimizer = build_optimizer(model.student.named_parameters(), depth=4, layerwise_decay=0.9)
     micro_batches = next(loader.steps())
-    values = Schedule(config, images_per_step=loader.images_per_step)(4)
+    values = Schedule(config, images_per_step=loader.settings.images_per_step)(4)
     assert values.gram_weight > 0
     metrics, _ = script.training_step(accelerator, model, optimizer, micro_batches, values)
     return micro_batches[0], calls, metrics
