@@ -1,5 +1,7 @@
 """Attention fidelity: does the CLS token look at the nodule?"""
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from .linear_probe import interval
 from .splits import patient_resamples
 
 DIAMETER_BINS_MM = ((0, 6), (6, 10), (10, 14), (14, float("inf")))
+_SCORES = [field.name for field in fields(LocalisationScores)]
 _CENTRE_PRIOR_SIGMA = 0.25  # of the side of the field
 
 
@@ -56,17 +59,13 @@ def score_best_head(attention: np.ndarray, masks: np.ndarray, patient_ids: np.nd
         chosen[half == side] = np.argmax([scores.auprc[half != side].mean() for scores in by_head])
     rows = np.arange(len(masks))
     return LocalisationScores(
-        *(
-            np.stack([getattr(scores, name) for scores in by_head])[chosen, rows]
-            for name in ("hit", "iou", "auprc", "chance")
-        )
+        *(np.stack([getattr(scores, name) for scores in by_head])[chosen, rows] for name in _SCORES)
     )
 
 
 def average(scores: list[LocalisationScores]) -> LocalisationScores:
     """Nodule by nodule, the mean over several networks."""
-    names = ("hit", "iou", "auprc", "chance")
-    return LocalisationScores(*(np.mean([getattr(one, name) for one in scores], axis=0) for name in names))
+    return LocalisationScores(*(np.mean([getattr(one, name) for one in scores], axis=0) for name in _SCORES))
 
 
 def summarise(scores: LocalisationScores, patient_ids: np.ndarray, rows: np.ndarray | None = None) -> dict[str, float]:
@@ -90,6 +89,7 @@ def summarise(scores: LocalisationScores, patient_ids: np.ndarray, rows: np.ndar
         "above_chance": above_chance(hit, chance),
         "above_chance_interval": interval((mean_hit - mean_chance) / (1 - mean_chance)),
         "iou": float(scores.iou[rows].mean()),
+        "dice": float(scores.dice[rows].mean()),
         "auprc": float(scores.auprc[rows].mean()),
         "auprc_interval": interval(resamples @ scores.auprc[rows] / num_drawn),
     }

@@ -1,4 +1,4 @@
-"""Does a heat map lie on the object? Three scores from one sort of the pixels."""
+"""Does a heat map lie on the object? All scores from one sort of the pixels."""
 
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ class LocalisationScores:
 
     hit: np.ndarray  # (N,) pointing game: is the brightest pixel on the object? ties count their share
     iou: np.ndarray  # (N,) overlap of the object with the brightest pixels that hold 60 % of the map
+    dice: np.ndarray  # (N,) the same overlap as twice the common area over the sum of both
     auprc: np.ndarray  # (N,) area under the precision-recall curve over pixels
     chance: np.ndarray  # (N,) share of the image that the object covers: what a blind map hits
 
@@ -28,8 +29,11 @@ def score_maps(maps: np.ndarray, masks: np.ndarray, mass: float = 0.6) -> Locali
         mass: share of the heat that the binarised map holds.
 
     Raises:
-        ValueError: if the shapes differ, a mask is empty, or a map is negative, zero everywhere or not finite.
+        ValueError: if the shapes differ, a mask is empty, a map is negative, zero everywhere or not finite, or the
+            mass is not a share.
     """
+    if not 0 < mass <= 1:
+        raise ValueError(f"score_maps expects mass above 0 and up to 1; found {mass}. 0.6 is usual.")
     maps, masks = np.asarray(maps), np.asarray(masks, dtype=bool)
     if maps.ndim != 3 or maps.shape != masks.shape:
         raise ValueError(
@@ -57,6 +61,7 @@ def score_maps(maps: np.ndarray, masks: np.ndarray, mass: float = 0.6) -> Locali
     return LocalisationScores(
         hit=precision[:, 0],
         iou=inside / (num_bright + num_object - inside),
+        dice=2 * inside / (num_bright + num_object),
         auprc=(precision * on_object).sum(axis=1) / num_object,
         chance=num_object / num_pixels,
     )

@@ -12,6 +12,7 @@ def test_a_hand_worked_map():
     assert scores.chance == [0.5]
     # 60 % of 10 is reached with 4 + 3: one of two bright pixels is on the object, union three.
     assert scores.iou == pytest.approx([1 / 3])
+    assert scores.dice == pytest.approx([2 * 1 / (2 + 2)])
     # precision 1 at the first, 2/3 at the third pixel
     assert scores.auprc == pytest.approx([(1 + 2 / 3) / 2])
 
@@ -20,6 +21,8 @@ def test_a_flat_map_scores_chance_wherever_the_object_lies():
     mask = np.zeros((2, 4, 4), dtype=bool)
     mask[0, 0, :2], mask[1, 3, 2:] = True, True
     scores = score_maps(np.ones((2, 4, 4)), mask)
+    # The whole image is bright: all of the object is inside it.
+    np.testing.assert_allclose(scores.dice, 2 * scores.chance / (1 + scores.chance))
     for values in (scores.hit, scores.iou, scores.auprc):
         np.testing.assert_allclose(values, scores.chance)
     assert above_chance(scores.hit, scores.chance) == pytest.approx(0)
@@ -36,7 +39,7 @@ def test_a_map_equal_to_the_mask_is_perfect():
     mask = np.zeros((1, 4, 4), dtype=bool)
     mask[0, 1:3, 1:3] = True
     scores = score_maps(mask.astype(float), mask)
-    assert (scores.hit, scores.iou, scores.auprc) == (1, 1, 1)
+    assert (scores.hit, scores.iou, scores.dice, scores.auprc) == (1, 1, 1, 1)
     assert above_chance(scores.hit, scores.chance) == 1
 
 
