@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from dinox_hf.console import run_command
 from dinox_hf.data.builder import build_dataset
 from dinox_hf.data.durable_files import write_text_whole
+from dinox_hf.data.leaks import check_no_leak
 from dinox_hf.data.patch_set import build_patch_set
 from dinox_hf.data.slices import SliceSet
 from dinox_hf.data.sources.lidc_patches import HALVES, NodulePatches, read_patches
@@ -102,12 +103,13 @@ def build(data: str | None, out: Path) -> NodulePatches:
 def refuse_common_patients(patches: NodulePatches, folder: Path) -> None:
     """A CT series is seen by the networks of both halves, so its patient must not be asked about in either."""
     slices = SliceSet(folder)
-    common = {slices.patient_id(row) for row in range(len(slices))} & set(patches.patient_ids.tolist())
-    if common:
-        raise ValueError(
-            f"Expected CT series of patients without nodules among the patches; found {', '.join(sorted(common))} in "
-            f"both. Take {folder.name} out of training/configs/{CONFIGS[TRUNK]}."
-        )
+    rows = range(len(slices))
+    check_no_leak(
+        ["the patches"] * len(patches) + [f"the CT series of {folder.name}"] * len(slices),
+        [*patches.patient_ids, *(slices.patient_id(row) for row in rows)],
+        [*patches.series_ids, *(slices.series_id(row) for row in rows)],
+        of=f"patches and CT series (those of training/configs/{CONFIGS[TRUNK]})",
+    )
 
 
 def chain(out: Path, half: str, seed: int, overrides: list[str]) -> list[Part]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import yaml
 
 from .durable_files import write_text_whole, write_whole
+from .leaks import check_no_leak
 from .schema import SLICE_FEATURES, slice_table, write_table
 from .sources.lidc_patches import HALVES, NodulePatches, half_of
 
@@ -28,10 +29,11 @@ def build_patch_set(patches: NodulePatches, out: str | Path) -> dict:
         What is in the set: counts by half, and the digest of the patches.
 
     Raises:
-        ValueError: if `out` holds something else, or a half would be empty.
+        ValueError: if `out` holds something else, a half would be empty, or a series has patients in both.
     """
     out = Path(out)
     halves = [half_of(patient_id) for patient_id in patches.patient_ids]
+    check_no_leak(halves, patches.patient_ids, patches.series_ids, "the halves")
     record = {"format": _FORMAT, "patches": patches.digest, "splits": _counts(patches, halves)}
     if (out / RECORD).is_file():
         if json.loads((out / RECORD).read_text()) == record:

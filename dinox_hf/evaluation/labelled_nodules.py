@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..data.leaks import check_no_leak
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from ..tasks.classification import HeadConfig
 from .labels import MALIGNANCY_RULES, LabelRule
 from .nodules import Nodule, ScanSet, cut_field, field_around
-from .splits import check_no_leak, patient_folds
+from .splits import patient_folds
 
 PARTS = ("train", "validation", "test")
 _MIN_TRAINING_PATIENTS = 2  # of each class
@@ -100,7 +101,7 @@ def deal_cohort(nodules: Sequence[Nodule], config: CohortConfig) -> Cohort:
 
     Raises:
         ValueError: if one class is absent or has fewer patients than folds, if a part lacks a class, or if a patient
-            stands in two splits of the set.
+            or a series stands in two splits of the set.
     """
     rule = config.label_rule
     labelled = [(nodule, rule.label(nodule.ratings[rule.characteristic], config.min_readers)) for nodule in nodules]
@@ -108,12 +109,13 @@ def deal_cohort(nodules: Sequence[Nodule], config: CohortConfig) -> Cohort:
     labels = np.array([label for _, label in labelled if label is not None], dtype=np.int64)
     splits = np.array([nodule.split for nodule in used])
     patient_ids = np.array([nodule.patient_id for nodule in used])
+    series_ids = np.array([nodule.series_id for nodule in used])
     if config.test == "split" and "test" not in splits:
         raise ValueError(
             f"data.test=split expects labelled nodules in a split 'test' of {config.folder}; found "
             f"{', '.join(sorted(set(splits))) or 'none at all'}. Deal all patients with --data.test=fold."
         )
-    check_no_leak(splits, patient_ids)
+    check_no_leak(splits, patient_ids, series_ids, f"the set in {config.folder}")
     open_ = splits != "test" if config.test == "split" else np.ones(len(used), dtype=bool)
     _refuse_too_few_patients(labels[open_], patient_ids[open_], config)
     folds = patient_folds(labels[open_], patient_ids[open_], config.num_folds, config.seed)
@@ -122,7 +124,7 @@ def deal_cohort(nodules: Sequence[Nodule], config: CohortConfig) -> Cohort:
     parts[np.flatnonzero(open_)[folds == config.fold]] = "validation"
     if config.test == "fold":
         parts[folds == (config.fold + 1) % config.num_folds] = "test"
-    check_no_leak(parts, patient_ids)
+    check_no_leak(parts, patient_ids, series_ids, "training, validation and test")
     _refuse_a_part_without_a_class(labels, patient_ids, parts)
     return Cohort(used, labels, parts)
 

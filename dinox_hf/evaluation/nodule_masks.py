@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..data.leaks import check_no_leak
 from .labelled_nodules import Cohort, CropDraw, NoduleCrops
 from .nodules import Nodule, cut_mask, field_around
-from .splits import check_no_leak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,13 @@ def deal_masks(nodules: Sequence[Nodule], config: MaskCohortConfig) -> Cohort:
     """Deal the patients of nodules into training, validation and test; every nodule has label 0.
 
     Raises:
-        ValueError: if there are fewer patients than folds, no test split, or a patient in two splits.
+        ValueError: if there are fewer patients than folds, no test split, or a patient or a series in two
+            splits.
     """
     splits = np.array([nodule.split for nodule in nodules])
     patient_ids = np.array([nodule.patient_id for nodule in nodules])
-    check_no_leak(splits, patient_ids)
+    series_ids = np.array([nodule.series_id for nodule in nodules])
+    check_no_leak(splits, patient_ids, series_ids, f"the set in {config.folder}")
     if config.test == "split" and "test" not in splits:
         raise ValueError(
             f"data.test=split expects nodules in a split 'test' of {config.folder}; found "
@@ -60,6 +62,7 @@ def deal_masks(nodules: Sequence[Nodule], config: MaskCohortConfig) -> Cohort:
         from_validation = (fold_of[patient] - config.fold) % config.num_folds if is_open else None
         is_test = not is_open or (config.test == "fold" and from_validation == 1)
         parts.append("test" if is_test else "validation" if from_validation == 0 else "train")
+    check_no_leak(parts, patient_ids, series_ids, "training, validation and test")
     return Cohort(list(nodules), np.zeros(len(nodules), dtype=np.int64), np.array(parts, dtype="<U10"))
 
 

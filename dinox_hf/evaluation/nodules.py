@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import get_dataset_config_names, load_dataset
 
+from ..data.leaks import check_set
 from ..data.resampling import AIR_HU, banded_weights, resample
 from ..data.schema import CHARACTERISTICS
 from ..data.slices import SliceSet
@@ -43,10 +44,15 @@ class Field:
 
 
 class ScanSet:
-    """All splits of a built set, with every slice found by its series and its number."""
+    """All splits of a built set, with every slice found by its series and its number.
+
+    Raises:
+        ValueError: if the folder is no built set, or a patient or a series of it stands in two splits.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        check_set(folder)
         self.splits = {split: SliceSet(folder, split) for split in splits_of(self.folder)}
         self._first_row = {}
         for split, slices in self.splits.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.leaks import check_no_leak
 from ..data.sources.lidc_patches import HALVES, NodulePatches, half_of
 from .features import Backbone, cached, load_backbone, pooled_features, random_twin
 from .learning import latest_checkpoint, learning_facts, read_metrics, read_run
@@ -51,8 +52,9 @@ def measure(
     Returns:
         The record that `patch_report.markdown` makes a text of.
     """
-    fields_hu = cut_patches(patches, settings)
     own = np.array([half_of(patient_id) for patient_id in patches.patient_ids])
+    check_no_leak(own, patches.patient_ids, patches.series_ids, "the halves")
+    fields_hu = cut_patches(patches, settings)
     halves = []
     for half in HALVES:
         others = [run for run in runs if run.half != half]

@@ -1,7 +1,9 @@
-"""Folds and resamples that keep a patient together, and the test that they do."""
+"""Folds and resamples that keep a patient together."""
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
+
+from ..data.leaks import check_no_leak
 
 
 def patient_folds(labels: np.ndarray, patient_ids: np.ndarray, num_folds: int = 5, seed: int = 0) -> np.ndarray:
@@ -30,23 +32,8 @@ def patient_folds(labels: np.ndarray, patient_ids: np.ndarray, num_folds: int = 
     folds = np.empty(len(labels), dtype=np.int64)
     for fold, (_, held_out) in enumerate(splitter.split(labels, labels, patient_ids)):
         folds[held_out] = fold
-    check_no_leak(folds, patient_ids)
+    check_no_leak(folds, patient_ids, of="these folds")
     return folds
-
-
-def check_no_leak(folds: np.ndarray, patient_ids: np.ndarray) -> None:
-    """Stop if a patient stands on both sides of any fold.
-
-    Raises:
-        ValueError: naming the first such patient and the folds.
-    """
-    for patient in np.unique(patient_ids):
-        homes = np.unique(folds[patient_ids == patient])
-        if len(homes) > 1:
-            raise ValueError(
-                f"Every patient belongs in one fold; found patient {patient} in folds {', '.join(map(str, homes))}. "
-                f"Split by patient_id, never by nodule, slice or series."
-            )
 
 
 def patient_resamples(patient_ids: np.ndarray, num_resamples: int = 1000, seed: int = 0) -> np.ndarray:

@@ -56,7 +56,7 @@ def test_a_patient_in_a_ct_series_and_among_the_patches_is_refused(tmp_path):
         rows = series_rows(noisy_series(0, (2, 16, 16)), patient)
         folder = write_built_set(tmp_path / patient, {"train-00000-of-00001": rows})
         if is_refused:
-            with pytest.raises(ValueError, match=r"found P-003 in\s+both"):
+            with pytest.raises(ValueError, match="found patient P-003 in the CT series of P-003 and the patches"):
                 script.refuse_common_patients(patches, folder)
         else:
             script.refuse_common_patients(patches, folder)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..durable_files import flush, write_text_whole, write_whole
+from ..leaks import check_set
 from ..schema import FEATURES, write_table
 from .pieces import Piece
 
@@ -43,11 +44,15 @@ def assemble(out: Path, pieces: Sequence[Piece], splits: Sequence[str], report: 
         splits: the split of each.
         report: goes to ingest_report.json.
         card: goes to README.md.
+
+    Raises:
+        ValueError: if a patient or a series would stand in two splits; the set that `out` holds stays.
     """
     staged = out / ".building" / "set"
     shutil.rmtree(staged, ignore_errors=True)
     for split in report["splits"]:
         _stage_split(staged, split, [piece for piece, own in zip(pieces, splits, strict=True) if own == split])
+    check_set(staged)
     write_text_whole(staged / "ingest_report.json", json.dumps(report, indent=1) + "\n")
     write_text_whole(staged / "README.md", card)
     _move_into_place(staged, out)
