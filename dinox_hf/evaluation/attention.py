@@ -1,4 +1,4 @@
-"""The attention test of one evaluation: where each network looks in fields that do not centre their nodule."""
+"""Attention fidelity of one evaluation: do the maps of each network lie on the nodule, in fields not centred on it?"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,30 +6,38 @@ from typing import Any
 import numpy as np
 
 from ..metrics.localisation import LocalisationScores, score_maps
-from .features import Backbone, attention_maps
+from .dense_maps import FieldMaps, field_maps
+from .features import Backbone
 from .localisation import (
     DIAMETER_BINS_MM,
     average,
     centre_prior,
+    paired_gain,
     score_best_head,
     score_mean_of_heads,
+    score_signed,
     shifts_off_centre,
     summarise,
 )
 from .nodules import Nodule, ScanSet, cut_nodules
+from .probe_suite import BACKBONE, RANDOM
 
 MEAN, BEST = "mean of heads", "best head"
+OTHERS, COMPONENT = "similarity to other patients' nodules", "first component"
+OWN = "similarity to the nodule's own patches"
+CENTRE_PRIOR = "centre prior"
 
 
 @dataclass(frozen=True)
 class AttentionField:
-    """Fields of one size around every nodule, and where each network looks in them."""
+    """Fields of one size around every nodule, and the maps that each network makes of them."""
 
+    name: str
     field_mm: float
     fields_hu: np.ndarray  # (N, C, size, size)
     masks: np.ndarray  # (N, size, size)
-    trained: np.ndarray  # (N, heads, rows, columns)
-    random: list[np.ndarray]  # the same of every random twin
+    trained: FieldMaps
+    random: list[FieldMaps]  # the same of every random twin
 
     @property
     def size_px(self) -> int:
@@ -37,16 +45,38 @@ class AttentionField:
         return self.masks.shape[-1]
 
 
+def scales(field_mm: float, size_px: int) -> list[tuple[str, float, int]]:
+    """Name, side in mm and side in pixels of the fields that networks look at.
+
+    The probe's field; the same millimetres resampled to twice the pixels, where the network sees four times the
+    patches at finer positions; and twice the millimetres at the probe's pixel size.
+    """
+    return [
+        ("native resolution", field_mm, size_px),
+        ("doubled resolution", field_mm, 2 * size_px),
+        ("doubled field", 2 * field_mm, 2 * size_px),
+    ]
+
+
 def look(
-    backbone: Backbone, twins: list[Backbone], scans: ScanSet, nodules: list[Nodule], field_mm: float, size_px: int
+    backbone: Backbone,
+    twins: list[Backbone],
+    scans: ScanSet,
+    nodules: list[Nodule],
+    field_mm: float,
+    size_px: int,
+    name: str = "native resolution",
 ) -> AttentionField:
     """Cut a field off the centre of every nodule and let every network look at it."""
     channels = backbone.processor.channels
     shifts = shifts_off_centre(len(nodules))
     fields_hu, masks = cut_nodules(scans, nodules, field_mm, size_px, channels, shifts)
     spacing_mm = np.full((len(nodules), 2), field_mm / size_px)
-    trained, *random = (attention_maps(network, fields_hu, spacing_mm) for network in (backbone, *twins))
-    return AttentionField(field_mm, fields_hu, masks, trained, random)
+    patient_ids = np.array([nodule.patient_id for nodule in nodules])
+    trained, *random = (
+        field_maps(network, fields_hu, spacing_mm, masks, patient_ids) for network in (backbone, *twins)
+    )
+    return AttentionField(name, field_mm, fields_hu, masks, trained, random)
 
 
 def attention_record(field: AttentionField, nodules: list[Nodule]) -> dict[str, Any]:
@@ -54,6 +84,11 @@ def attention_record(field: AttentionField, nodules: list[Nodule]) -> dict[str, 
     patient_ids = np.array([nodule.patient_id for nodule in nodules])
     diameter_mm = np.array([nodule.diameter_mm for nodule in nodules])
     scores = _scores(field, patient_ids)
+    gains = []
+    for name in (MEAN, BEST, OTHERS, COMPONENT, OWN):
+        if f"{BACKBONE}, {name}" in scores:
+            pair = scores[f"{BACKBONE}, {name}"], scores[f"{RANDOM}, {name}"]
+            gains.append({"map": name, **paired_gain(*pair, patient_ids)})
     by_diameter = []
     for low, high in DIAMETER_BINS_MM:
         rows = (diameter_mm >= low) & (diameter_mm < high)
@@ -61,22 +96,33 @@ def attention_record(field: AttentionField, nodules: list[Nodule]) -> dict[str, 
             maps = {name: summarise(values, patient_ids, rows) for name, values in scores.items()}
             by_diameter.append({"from_mm": low, "to_mm": None if np.isinf(high) else high, "maps": maps})
     return {
+        "name": field.name,
         "field_mm": field.field_mm,
         "size_px": field.size_px,
         "maps": {name: summarise(values, patient_ids) for name, values in scores.items()},
+        "gains": gains,
         "by_diameter": by_diameter,
     }
 
 
 def _scores(field: AttentionField, patient_ids: np.ndarray) -> dict[str, LocalisationScores]:
-    scores = {
-        f"backbone, {MEAN}": score_mean_of_heads(field.trained, field.masks),
-        f"random weights, {MEAN}": average([score_mean_of_heads(maps, field.masks) for maps in field.random]),
-        "centre prior": score_maps(centre_prior(len(field.masks), field.size_px), field.masks),
-    }
+    """By map, each of the backbone followed by the mean over the random twins."""
+    of_backbone = _scores_of_network(field.trained, field.masks, patient_ids)
+    of_twins = [_scores_of_network(maps, field.masks, patient_ids) for maps in field.random]
+    scores = {}
+    for name, own in of_backbone.items():
+        scores[f"{BACKBONE}, {name}"] = own
+        scores[f"{RANDOM}, {name}"] = average([twin[name] for twin in of_twins])
+    scores[CENTRE_PRIOR] = score_maps(centre_prior(len(field.masks), field.size_px), field.masks)
+    return scores
+
+
+def _scores_of_network(maps: FieldMaps, masks: np.ndarray, patient_ids: np.ndarray) -> dict[str, LocalisationScores]:
+    scores = {MEAN: score_mean_of_heads(maps.attention, masks)}
     # One patient cannot both choose a head and judge it.
-    if len(np.unique(patient_ids)) > 1:
-        best_of_twins = [score_best_head(maps, field.masks, patient_ids) for maps in field.random]
-        scores[f"backbone, {BEST}"] = score_best_head(field.trained, field.masks, patient_ids)
-        scores[f"random weights, {BEST}"] = average(best_of_twins)
+    if maps.others is not None:
+        scores[BEST] = score_best_head(maps.attention, masks, patient_ids)
+        scores[OTHERS] = score_signed(maps.others, masks)
+        scores[COMPONENT] = score_signed(maps.component, masks)
+    scores[OWN] = score_signed(maps.own, masks)
     return scores

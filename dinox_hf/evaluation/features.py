@@ -94,14 +94,28 @@ def attention_maps(backbone: Backbone, fields_hu: np.ndarray, spacing_mm: np.nda
     Attention to the CLS and register tokens is left out; what remains of a head need not sum to 1. Arguments as of
     `pooled_features`.
     """
+    return attention_and_tokens(backbone, fields_hu, spacing_mm)[0]
+
+
+def attention_and_tokens(
+    backbone: Backbone, fields_hu: np.ndarray, spacing_mm: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `attention_maps` and `patch_tokens` return, from one forward pass."""
     first_patch = 1 + backbone.model.config.num_register_tokens
     side = fields_hu.shape[-1] // backbone.patch_size
-    maps = []
-    with torch.inference_mode():
-        for inputs in _batches(backbone, fields_hu, spacing_mm):
-            last_layer = backbone.model.cls_attention_rows(**inputs)[-1]
-            maps.append(last_layer[:, :, 0, first_patch:].float().cpu().unflatten(-1, (side, side)))
-    return torch.cat(maps).numpy()
+    maps, tokens = [], []
+    implementation = backbone.model.config._attn_implementation
+    backbone.model.set_attn_implementation("sdpa_maps")
+    try:
+        with torch.inference_mode():
+            for inputs in _batches(backbone, fields_hu, spacing_mm):
+                output = backbone.model(**inputs, output_attentions=True)
+                cls_row = output.attentions[-1][:, :, 0, first_patch:]
+                maps.append(cls_row.float().cpu().unflatten(-1, (side, side)))
+                tokens.append(output.last_hidden_state[:, first_patch:].float().cpu().unflatten(1, (side, side)))
+    finally:
+        backbone.model.set_attn_implementation(implementation)
+    return torch.cat(maps).numpy(), torch.cat(tokens).numpy()
 
 
 def patch_tokens(backbone: Backbone, fields_hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:

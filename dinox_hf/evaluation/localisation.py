@@ -1,4 +1,4 @@
-"""Attention fidelity: does the CLS token look at the nodule?"""
+"""Localisation of nodules by maps on the patch grid: what is chosen on some patients is scored on others."""
 
 from dataclasses import fields
 
@@ -46,13 +46,18 @@ def score_mean_of_heads(attention: np.ndarray, masks: np.ndarray) -> Localisatio
     return score_maps(upsampled(attention.mean(axis=1), masks.shape[-1]), masks)
 
 
+def halves(patient_ids: np.ndarray) -> np.ndarray:
+    """(N,) 0 or 1: into which half of the patients each nodule falls; with one patient there is one half."""
+    return np.unique(patient_ids, return_inverse=True)[1] % 2
+
+
 def score_best_head(attention: np.ndarray, masks: np.ndarray, patient_ids: np.ndarray) -> LocalisationScores:
     """Scores of the head with the best AUPRC on the other half of the patients.
 
     Each half is scored with the head chosen on the other, so that no nodule helped to choose the head that it is
     scored with. Needs two patients.
     """
-    half = np.unique(patient_ids, return_inverse=True)[1] % 2
+    half = halves(patient_ids)
     by_head = [score_maps(upsampled(head, masks.shape[-1]), masks) for head in np.moveaxis(attention, 1, 0)]
     chosen = np.empty(len(masks), dtype=int)
     for side in (0, 1):
@@ -61,6 +66,29 @@ def score_best_head(attention: np.ndarray, masks: np.ndarray, patient_ids: np.nd
     return LocalisationScores(
         *(np.stack([getattr(scores, name) for scores in by_head])[chosen, rows] for name in _SCORES)
     )
+
+
+def patch_shares(masks: np.ndarray, side: int) -> np.ndarray:
+    """(N, size, size) bool to (N, side, side): which share of each patch lies inside."""
+    patch = masks.shape[-1] // side
+    return masks.reshape(len(masks), side, patch, side, patch).mean(axis=(2, 4))
+
+
+def patch_masks(masks: np.ndarray, side: int) -> np.ndarray:
+    """(N, size, size) bool to (N, side, side) bool: patches at least half inside, or else the fullest; never empty."""
+    shares = patch_shares(masks, side)
+    return shares >= np.minimum(0.5, shares.max(axis=(1, 2), keepdims=True))
+
+
+def non_negative(maps: np.ndarray) -> np.ndarray:
+    """Maps of any sign as heat: each less its least value; a flat map becomes flat heat."""
+    heat = maps - maps.min(axis=(1, 2), keepdims=True)
+    return np.where(heat.max(axis=(1, 2), keepdims=True) > 0, heat, 1)
+
+
+def score_signed(maps: np.ndarray, masks: np.ndarray) -> LocalisationScores:
+    """Scores of maps of any sign, (N, rows, columns) on the patch grid; see `non_negative`."""
+    return score_maps(upsampled(non_negative(maps), masks.shape[-1]), masks)
 
 
 def average(scores: list[LocalisationScores]) -> LocalisationScores:
@@ -92,4 +120,16 @@ def summarise(scores: LocalisationScores, patient_ids: np.ndarray, rows: np.ndar
         "dice": float(scores.dice[rows].mean()),
         "auprc": float(scores.auprc[rows].mean()),
         "auprc_interval": interval(resamples @ scores.auprc[rows] / num_drawn),
+    }
+
+
+def paired_gain(
+    scores: LocalisationScores, others: LocalisationScores, patient_ids: np.ndarray
+) -> dict[str, float | tuple[float, float]]:
+    """How much AUPRC one map has over another on the same nodules, with the interval of the paired bootstrap."""
+    difference = scores.auprc - others.auprc
+    resamples = patient_resamples(patient_ids)
+    return {
+        "auprc_gain": float(difference.mean()),
+        "interval": interval(resamples @ difference / resamples.sum(axis=1)),
     }

@@ -46,8 +46,8 @@ def _draw_attention(path: Path, material: Material, field: AttentionField) -> No
     ranks = np.linspace(*_SIZE_RANKS, min(_NUM_NODULES, len(by_size))) * (len(by_size) - 1)
     chosen = by_size[np.unique(ranks.round().astype(int))]
     maps = {
-        "backbone": upsampled(field.trained[chosen].mean(axis=1), field.size_px),
-        "random weights": upsampled(field.random[0][chosen].mean(axis=1), field.size_px),
+        "backbone": upsampled(field.trained.attention[chosen].mean(axis=1), field.size_px),
+        "random weights": upsampled(field.random[0].attention[chosen].mean(axis=1), field.size_px),
     }
     middle = field.fields_hu[chosen, field.fields_hu.shape[1] // 2]
     titles = [f"{material.nodules[index].diameter_mm:.1f} mm" for index in chosen]
