@@ -6,7 +6,7 @@ OUT ?= outputs/quickstart
 # No test and no quickstart step talks to the network.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
-.PHONY: setup quickstart learn test test-long style quality clean
+.PHONY: setup quickstart learn test test-long docs style quality clean
 
 setup: .venv/.installed
 
@@ -31,6 +31,10 @@ test: setup
 
 test-long: setup
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "long and not gpu"
+
+# The pages of docs/ as a site, outputs/site/index.html; a warning is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 style: setup
 	$(BIN)/ruff check --fix .
