@@ -124,10 +124,15 @@ def dual_processor(backbone: Path) -> dict:
     }
 
 
-def compare_in_clean_process(folder: Path, backbone: Path) -> list[Answer]:
-    """Load an exported folder where dinox_hf cannot be imported, both ways, and compare with the checkpoint.
+def compare_in_clean_process(folder: Path, backbone: Path, with_code: bool = True) -> list[Answer]:
+    """Load an exported folder where dinox_hf cannot be imported, in every way, and compare with the checkpoint.
 
     The expected numbers travel through a file, so the other process needs nothing of ours.
+
+    Args:
+        folder: the export.
+        backbone: as `export_backbone` takes it.
+        with_code: whether our code lies in the folder; a stock folder has none, and is loaded without trust only.
 
     Raises:
         RuntimeError: if a way of loading fails altogether.
@@ -137,7 +142,8 @@ def compare_in_clean_process(folder: Path, backbone: Path) -> list[Answer]:
         expected = expected_answers(backbone)
         save_file(expected, expected_file)
         script = Path(__file__).with_name("stranger.py")
-        printed = run_in_clean_process(script, Path(folder).resolve(), expected_file)
+        code = [] if with_code else ["plain"]
+        printed = run_in_clean_process(script, Path(folder).resolve(), expected_file, *code)
     largest_token = max(1.0, expected["tokens"].abs().max().item())
     return [_answer(entry, largest_token) for entry in json.loads(printed.splitlines()[-1])]
 
@@ -181,7 +187,7 @@ def answer_table(answers: list[Answer]) -> str:
 
 
 def _answer(entry: dict, largest_token: float) -> Answer:
-    is_stock = entry["way"] == "AutoModel"
+    is_stock = "trust_remote_code" not in entry["way"]
     return Answer(
         way=entry["way"],
         class_name=entry["class"],

@@ -337,7 +337,8 @@ class Dinov3CTPatchEmbeddings(nn.Conv2d):
                 f"{size} pixels; found {tuple(pixel_values.shape)}. Dinov3CTImageProcessor makes them from a slice."
             )
         pixels = pixel_values[..., : rows * size, : columns * size].to(self.weight.dtype)
-        patches = pixels.reshape(len(pixels), -1, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+        # Shapes stay symbols in an export: len() or -1 would fix the number of images.
+        patches = pixels.reshape(*pixels.shape[:2], rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
         return F.linear(patches.flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
 
 
@@ -357,7 +358,7 @@ class Dinov3CTEmbeddings(nn.Module):
         if bool_masked_pos is not None:
             patches = torch.where(bool_masked_pos[..., None], self.mask_token, patches)
         # Under autocast patches are bfloat16 and these tokens float32: joined, the residual stream stays float32.
-        prefix = torch.cat([self.cls_token, self.register_tokens], dim=1).expand(len(patches), -1, -1)
+        prefix = torch.cat([self.cls_token, self.register_tokens], dim=1).expand(patches.shape[0], -1, -1)
         return torch.cat([prefix, patches], dim=1)
 
 
@@ -499,7 +500,7 @@ class Dinov3CTModel(Dinov3CTPreTrainedModel):
         spacing_mm: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        if spacing_mm is not None and spacing_mm.shape != (len(pixel_values), 2):
+        if spacing_mm is not None and spacing_mm.shape != (pixel_values.shape[0], 2):
             raise ValueError(
                 f"spacing_mm must be (B, 2), mm per pixel along rows and columns of each of the {len(pixel_values)} "
                 f"images; found {tuple(spacing_mm.shape)}. Dinov3CTImageProcessor returns it for the spacing of the "
