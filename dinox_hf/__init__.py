@@ -13,6 +13,7 @@ from .model.modeling_dinov3_ct import Dinov3CTBackbone, Dinov3CTForImageClassifi
 
 if TYPE_CHECKING:
     from .data.readers.series import read_series
+    from .serving.volume_features import encode_volume
 
 __all__ = [
     "Dinov3CTBackbone",
@@ -20,6 +21,7 @@ __all__ = [
     "Dinov3CTForImageClassification",
     "Dinov3CTImageProcessor",
     "Dinov3CTModel",
+    "encode_volume",
     "read_series",
 ]
 
@@ -31,9 +33,13 @@ AutoImageProcessor.register(Dinov3CTConfig, image_processor_classes={"pil": Dino
 
 
 def __getattr__(name: str) -> Any:
-    """Import `read_series` when it is first used: whoever only loads a model needs no DICOM library."""
+    """Import what reads scans when it is first used: whoever only loads a model needs no DICOM library."""
     if name == "read_series":
         from .data.readers.series import read_series
 
         return read_series
+    if name == "encode_volume":
+        from .serving.volume_features import encode_volume
+
+        return encode_volume
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

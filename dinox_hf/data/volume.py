@@ -1,5 +1,6 @@
 """What readers yield: a `Volume` in scanner units, or a `Rejection` that says why there is none."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +48,7 @@ class Rejection:
     loses: Literal["nothing", "scan", "annotations"] = "nothing"  # what of a scan, or a part of it, is lost with it
 
 
-def find_padding_hu(voxels_hu: np.ndarray) -> int | None:
+def find_padding_hu(slices_hu: Iterable[np.ndarray]) -> int | None:
     """Return the constant that the scanner wrote outside its field of view, or None if there is none.
 
     Decided from the pixels, since PixelPaddingValue often names another value than the one stored (LIDC-IDRI-0001
@@ -57,7 +58,7 @@ def find_padding_hu(voxels_hu: np.ndarray) -> int | None:
     counts as no padding.
 
     Args:
-        voxels_hu: (Z, Y, X) int16, HU.
+        slices_hu: (Y, X) int16 HU each: the slices of a scan, or its (Z, Y, X) voxels.
 
     Returns:
         The fill in HU, as stored, or None.
@@ -65,7 +66,9 @@ def find_padding_hu(voxels_hu: np.ndarray) -> int | None:
     counts = np.zeros(
         AIR_HU - INT16_MIN + 1, dtype=np.int64
     )  # of INT16_MIN … -1025 HU, and one in which nothing falls
-    for slice_hu in voxels_hu:
+    num_voxels = 0
+    for slice_hu in slices_hu:
+        num_voxels += slice_hu.size
         darkest = slice_hu.min()
         if darkest < AIR_HU:
             # A fill is nearly always the darkest number of its slice, and comparing is quicker than a histogram.
@@ -76,5 +79,5 @@ def find_padding_hu(voxels_hu: np.ndarray) -> int | None:
                 counts += np.bincount(others.astype(np.intp) - INT16_MIN, minlength=counts.size)
     commonest = int(counts.argmax())
     # Beside the lowest number lies nothing, and index -1 is the empty last one.
-    enough = max(0.005 * voxels_hu.size, 10 * counts[commonest - 1], 10 * counts[commonest + 1])
+    enough = max(0.005 * num_voxels, 10 * counts[commonest - 1], 10 * counts[commonest + 1])
     return commonest + INT16_MIN if counts[commonest] and counts[commonest] >= enough else None

@@ -7,8 +7,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from ..metrics.component_colours import component_colours
 from ..model.image_processing_dinov3_ct import window_hu
+from .body_colours import body_colours, fit_body_colours
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -97,24 +97,20 @@ def draw_patch_colours(
         _save(figure, path)
 
 
-def patch_colours(tokens: np.ndarray, slices_hu: np.ndarray, air_below_hu: float = -950) -> np.ndarray:
+def patch_colours(tokens: np.ndarray, slices_hu: np.ndarray) -> np.ndarray:
     """First three principal components of the patch tokens inside the body as red, green, blue; air is black.
 
     Args:
         tokens: (n, rows, columns, D).
         slices_hu: (n, size, size) HU, size a multiple of rows and columns.
-        air_below_hu: a patch with a lower mean is left out of the basis and drawn black.
 
     Returns:
         (n, rows, columns, 3) in [0, 1].
     """
     num, rows, columns, _ = tokens.shape
     by_patch = slices_hu.reshape(num, rows, slices_hu.shape[1] // rows, columns, slices_hu.shape[2] // columns)
-    in_body = by_patch.mean(axis=(2, 4)) > air_below_hu
-    colours = np.zeros((num, rows, columns, 3))
-    # Never quite black inside the body: black means air.
-    colours[in_body] = np.maximum(component_colours(tokens[in_body]), 0.02)
-    return colours
+    mean_hu = by_patch.mean(axis=(2, 4))
+    return body_colours(tokens, mean_hu, fit_body_colours(tokens, mean_hu))
 
 
 def draw_curves(path: Path, records: list[dict[str, float]], log_k: float) -> None:

@@ -1,0 +1,1 @@
+"""Work with a backbone: features of slices and whole scans, colours, similarity; what the demo shows."""
