@@ -16,6 +16,8 @@ from .card_stages import lineage_rows, stages_table
 from .results import eval_results, results_section
 
 NOT_MEASURED = "Not measured."
+# Where the text of a licence stands that the Hub does not list.
+LICENCE_LINKS = {"dinov3-license": "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"}
 _CHECKOUT_TEMPLATES = Path(__file__).parents[2] / "model_card"
 _PACKED_TEMPLATES = Path(__file__).parents[1] / "model_card"
 # What the Hub must find in the metadata, and of which type.
@@ -208,7 +210,8 @@ def _licence(facts: CardFacts) -> str:
     if facts.first_weights is None:
         return f"The weights and the code beside them are under GPL-3.0. {told}"
     name, licence = facts.first_weights
-    terms = f"licence `{licence}`" if licence else "licence, which is not known here"
+    link = LICENCE_LINKS.get(licence)
+    terms = f"licence `{licence}`{f' ({link})' if link else ''}" if licence else "licence, which is not known here"
     return (
         f"Training began with the weights of {name}. These weights are derived from them and stay under their "
         f"{terms}; the code beside them is under GPL-3.0. {told}"
@@ -221,7 +224,8 @@ def _licence_metadata(facts: CardFacts) -> dict[str, str]:
         return {"license": "gpl-3.0"}
     name, licence = facts.first_weights
     base = {"base_model": name} if "/" in name else {}
-    return {"license": "other", "license_name": licence or "unknown", **base}
+    link = {"license_link": LICENCE_LINKS[licence]} if licence in LICENCE_LINKS else {}
+    return {"license": "other", "license_name": licence or "unknown", **link, **base}
 
 
 def _table(rows: list[tuple[str, Any]]) -> str:

@@ -19,6 +19,7 @@ class CardFacts:
     """Everything that the card may say, as read from the run, its checkpoint and its data set."""
 
     repo: str = "."  # what the snippets load: the folder itself, or a name on the Hub
+    backbone: Path  # of the checkpoint that was exported
     config: dict[str, Any]  # config.json of the export
     processor: dict[str, Any]  # preprocessor_config.json of the export
     run: dict[str, Any]  # run.yaml
@@ -46,7 +47,11 @@ class CardFacts:
     def first_weights(self) -> tuple[str, str | None] | None:
         """Name and licence of the released weights that training began with, some runs ago perhaps; None if random."""
         origin = self.first_origin
-        return (origin_name(origin), origin.get("licence")) if origin else None
+        if origin is None:
+            return None
+        name = origin_name(origin)
+        # Meta's own weights have Meta's licence, also where they came without their card.
+        return name, origin.get("licence") or ("dinov3-license" if name.startswith("facebook/dinov3-") else None)
 
     @property
     def first_origin(self) -> Origin | None:
@@ -64,7 +69,9 @@ class CardFacts:
         return self.dataset.get("pretty_name") or " + ".join(Path(folder).name for folder, _ in sets_of(self.run))
 
 
-def read_card_facts(run: Path, checkpoint: Path, folder: Path, report: dict[str, Any] | None) -> CardFacts:
+def read_card_facts(
+    run: Path, checkpoint: Path, folder: Path, report: dict[str, Any] | None, repo: str = "."
+) -> CardFacts:
     """Collect what the card says.
 
     Args:
@@ -72,10 +79,13 @@ def read_card_facts(run: Path, checkpoint: Path, folder: Path, report: dict[str,
         checkpoint: the checkpoint that was exported.
         folder: the export, with its config files.
         report: the evaluation of the checkpoint, of `report_of`.
+        repo: what the snippets load.
     """
     run_yaml = read_run(run)
     step = json.loads((checkpoint / "state.json").read_text())["step"]
     return CardFacts(
+        repo=repo,
+        backbone=checkpoint / "backbone",
         config=json.loads((folder / "config.json").read_text()),
         processor=json.loads((folder / "preprocessor_config.json").read_text()),
         run=run_yaml,
@@ -124,13 +134,15 @@ def dataset_metadata(run: Path, folders: list[str]) -> dict[str, Any]:
     }
 
 
+def find_set(run: Path, folder: str) -> Path | None:
+    """Where a set lies now. A relative folder counts from where the run was started: here, or above the run."""
+    places = (start / folder for start in (Path(), *run.resolve().parents))
+    return next((place for place in places if (place / "README.md").is_file()), None)
+
+
 def _card_of(run: Path, folder: str) -> dict[str, Any]:
-    """Metadata of one set. A relative folder counts from where the run was started: here, or above the run."""
-    for start in (Path(), *run.resolve().parents):
-        card = start / folder / "README.md"
-        if card.is_file():
-            return metadata_of(card.read_text(encoding="utf-8"))
-    return {}
+    place = find_set(run, folder)
+    return metadata_of((place / "README.md").read_text(encoding="utf-8")) if place else {}
 
 
 def metadata_of(card: str) -> dict[str, Any]:

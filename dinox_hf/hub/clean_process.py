@@ -15,8 +15,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def run_in_clean_process(script: Path, *arguments: str | Path, folder: Path | None = None) -> str:
-    """Run a script the way someone without our package would, offline, and return what it prints.
+def run_in_clean_process(
+    script: Path, *arguments: str | Path, folder: Path | None = None, is_online: bool = False
+) -> str:
+    """Run a script the way someone without our package would, and return what it prints.
 
     Nobody answers its questions. Remote code that the script trusts is cached in a folder of its own, which goes when
     the process ends: no older copy of our files can answer in place of the new ones.
@@ -25,17 +27,19 @@ def run_in_clean_process(script: Path, *arguments: str | Path, folder: Path | No
         script: a Python file.
         arguments: its command line.
         folder: its working directory; by default the current one.
+        is_online: whether it may ask the Hub.
 
     Raises:
         RuntimeError: if the script fails; the message carries the end of its output.
     """
     command = [sys.executable, "-c", _BLOCKED, str(Path(script).resolve()), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as modules:
-        offline = {"HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        offline = str(int(not is_online))
+        own = {"HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": offline, "TRANSFORMERS_OFFLINE": offline}
         done = subprocess.run(
             command,
             cwd=folder,
-            env=os.environ | offline,
+            env=os.environ | own,
             stdin=subprocess.DEVNULL,  # a question whether to trust code would wait here for ever
             capture_output=True,
             text=True,

@@ -19,6 +19,7 @@ from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from ..model.modeling_dinov3_ct import Dinov3CTModel
 from .clean_process import run_in_clean_process
+from .shards import copy_weights
 
 SHIPPED_CODE = ("configuration_dinov3_ct.py", "modeling_dinov3_ct.py", "image_processing_dinov3_ct.py")
 AUTO_MAP = {
@@ -61,8 +62,7 @@ def export_backbone(backbone: Path, folder: Path, run_id: str, plain_at_extent: 
     """
     config = Dinov3CTConfig.from_pretrained(backbone)
     refuse_what_stock_cannot_hold(config, plain_at_extent)
-    for weights in sorted(backbone.glob("model*.safetensors*")):
-        shutil.copyfile(weights, folder / weights.name)
+    copy_weights(backbone, folder)
     for name in SHIPPED_CODE:
         shutil.copyfile(Path(__file__).parents[1] / "model" / name, folder / name)
     _write_json(folder / "config.json", dual_config(config, run_id))

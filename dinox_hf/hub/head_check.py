@@ -16,7 +16,10 @@ TOLERANCE = 1e-5  # of the logits, relative to the largest; merging adds two pro
 
 
 def check_in_clean_process(
-    folder: Path, model: PeftModel | Dinov3CTForImageClassification, batch: dict[str, Tensor]
+    folder: Path,
+    model: PeftModel | Dinov3CTForImageClassification,
+    batch: dict[str, Tensor],
+    is_online: bool = False,
 ) -> list[dict]:
     """Compare what a stranger computes with what was trained.
 
@@ -24,6 +27,7 @@ def check_in_clean_process(
         folder: adapter/ or model/, in which the process runs; its base where it says from there.
         model: as trained, on the CPU in float32.
         batch: `pixel_values` and `spacing_mm` of some nodules, as the head takes them.
+        is_online: whether the process may fetch the base from the Hub.
 
     Returns:
         `way` and `largest_difference` for every way of loading.
@@ -38,7 +42,7 @@ def check_in_clean_process(
         expected_file = Path(scratch) / "expected.safetensors"
         save_file(inputs | {"logits": logits.contiguous()}, expected_file)
         script = Path(__file__).with_name("head_stranger.py")
-        printed = run_in_clean_process(script, expected_file, folder=Path(folder).resolve())
+        printed = run_in_clean_process(script, expected_file, folder=Path(folder).resolve(), is_online=is_online)
     answers = json.loads(printed.splitlines()[-1])
     allowed = TOLERANCE * max(1.0, logits.abs().max().item())
     wrong = [f"{answer['way']}: {answer['largest_difference']:.1e}" for answer in answers]

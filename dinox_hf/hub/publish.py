@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from ..evaluation.learning import latest_checkpoint
 from .card import render_card
-from .card_facts import read_card_facts, report_of
+from .card_facts import CardFacts, read_card_facts, report_of
 from .checks import refuse_unfit_to_publish
 from .export import Answer, answer_table, compare_in_clean_process, export_backbone
 
@@ -34,19 +35,39 @@ def publish_run(run: Path, out: Path, plain_at_extent: bool = False) -> list[Ans
         RuntimeError: the folder gives other tokens than the checkpoint.
     """
     run, out = Path(run), Path(out).resolve()
-    checkpoint = latest_checkpoint(run)
-    report = report_of(run, checkpoint)
+    latest_checkpoint(run)  # a run without one is told before anything is written
     refuse_foreign_folder(out)
     with made_whole(out) as folder:
-        export_backbone(checkpoint / "backbone", folder, run_id(run, checkpoint), plain_at_extent)
-        for figure in (report or {}).get("figures", {}).values():
-            copy_figure(run / "evaluation" / figure, folder / figure)
-        facts = read_card_facts(run, checkpoint, folder, report)
-        (folder / "README.md").write_text(render_card(facts), encoding="utf-8")
+        facts = write_export(run, folder, plain_at_extent)
         refuse_unfit_to_publish(folder, run)
-        answers = compare_in_clean_process(folder, checkpoint / "backbone")
+        answers = compare_in_clean_process(folder, facts.backbone)
         refuse_other_tokens(answers)
     return answers
+
+
+def write_export(run: Path, folder: Path, plain_at_extent: bool = False, repo: str = ".") -> CardFacts:
+    """Fill an empty folder with the latest teacher of a run: weights, code, configurations, pictures, card.
+
+    Args:
+        run: the run folder.
+        folder: an existing empty folder.
+        plain_at_extent: as in `publish_run`.
+        repo: what the card's snippets load: the folder itself, or a name on the Hub.
+
+    Returns:
+        What the card says.
+
+    Raises:
+        ValueError: no checkpoint or run.yaml, the evaluation of another checkpoint, or something that would be lost.
+    """
+    checkpoint = latest_checkpoint(run)
+    report = report_of(run, checkpoint)
+    export_backbone(checkpoint / "backbone", folder, run_id(run, checkpoint), plain_at_extent)
+    for figure in (report or {}).get("figures", {}).values():
+        copy_figure(run / "evaluation" / figure, folder / figure)
+    facts = read_card_facts(run, checkpoint, folder, report, repo)
+    (folder / "README.md").write_text(render_card(facts), encoding="utf-8")
+    return facts
 
 
 def run_id(run: Path, checkpoint: Path) -> str:
@@ -86,6 +107,7 @@ def made_whole(out: Path) -> Iterator[Path]:
     building.mkdir(parents=True)
     try:
         yield building
+        _open_to_readers(building)
         shutil.rmtree(previous, ignore_errors=True)
         if out.exists():
             out.rename(previous)
@@ -114,6 +136,14 @@ def refuse_other_tokens(answers: list[Answer]) -> None:
             f"Weights without a match: {', '.join(names[:6]) or 'none'}. Nothing was written. The checkpoint may come "
             f"from another version of the model's code: export it with the version that trained it."
         )
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Give every file the usual rights; some writers leave theirs to the owner alone, and folders are shared."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _is_our_export(out: Path) -> bool:

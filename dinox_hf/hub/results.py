@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from ..evaluation.before_after import before_after_line
-from ..evaluation.probe_suite import BACKBONE, NO_POOLING, PIXELS, RANDOM, SIZE
+from ..evaluation.probe_suite import BACKBONE, NO_POOLING, PIXELS, RANDOM, SIZE, questions
 from ..evaluation.report import cls_gain_line
 
 
@@ -37,14 +37,17 @@ def results_section(report: dict[str, Any]) -> str:
 
 
 def eval_results(report: dict[str, Any], dataset_name: str) -> list[EvalResult]:
-    """The measured probes of the backbone for the card's metadata; the name of each carries interval and controls."""
-    results = []
-    for probe in _measured(report["probes"]):
-        scores = _scores(probe)
-        for (features, pooling), score in scores.items():
-            if features == BACKBONE:
-                results.append(_eval_result(probe, scores, score, pooling, dataset_name))
-    return results
+    """What the metadata says in numbers: malignancy by the first rule, over all sizes and among equals in size.
+
+    Always of the CLS token, which is what `pooler_output` hands out, so that nobody chooses a pooling by its score;
+    interval and controls stand in the name of each. All other questions and poolings are in the card's tables.
+    """
+    headline = {question.name for question in questions()[:2]}
+    return [
+        _eval_result(probe, scores, scores[BACKBONE, "cls"], "cls", dataset_name)
+        for probe in _measured(report["probes"])
+        if probe["question"] in headline and (BACKBONE, "cls") in (scores := _scores(probe))
+    ]
 
 
 def _eval_result(

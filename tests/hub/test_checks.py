@@ -5,6 +5,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dinox_hf.hub.checks import find_leaks, leaks_in, refuse_unfit_to_publish
+from dinox_hf.hub.release import files_in
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_a_path_in_a_picture_is_found(tmp_path):
     info = PngInfo()
     info.add_text("Source", "study-0815 on ward7")
     Image.new("L", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
-    assert find_leaks(tmp_path, private={"study-0815"}) == ["a.png: study-0815"]
+    assert find_leaks(files_in(tmp_path), private={"study-0815"}) == ["a.png: study-0815"]
 
 
 def test_a_folder_that_names_the_run_is_refused_and_the_file_named(tmp_path):
