@@ -146,9 +146,19 @@ def _card_of(run: Path, folder: str) -> dict[str, Any]:
 
 
 def metadata_of(card: str) -> dict[str, Any]:
-    """The YAML block on top of a card; empty where there is none."""
+    """The YAML block on top of a card; empty where there is none.
+
+    Raises:
+        ValueError: if it is no YAML.
+    """
     block = _METADATA_BLOCK.match(card)
-    return (yaml.safe_load(block.group(1)) or {}) if block else {}
+    try:
+        return (yaml.safe_load(block.group(1)) or {}) if block else {}
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"The lines between the two --- on top of a card should be YAML; found: {' '.join(str(error).split())}. "
+            f"Mend that line of README.md."
+        ) from error
 
 
 def seconds_in_loop(records: list[dict[str, float]], images_per_step: int | None, step: int) -> float | None:

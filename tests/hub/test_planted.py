@@ -91,14 +91,18 @@ def test_a_patient_of_the_training_set_is_found_in_a_card(model):
 
 @pytest.mark.parametrize("name", ["license", "library_name", "pipeline_tag", "tags"])
 def test_a_card_without_a_field_is_found(model, name):
-    lines = (model / "README.md").read_text().splitlines(keepends=True)
-    without = "".join(line for line in lines if not line.startswith(f"{name}:"))
+    card = (model / "README.md").read_text().replace(f"\n{name}:", f"\nno_{name}:")
     with pytest.raises(ValueError, match=f"`{name}`"):
-        refuse_invalid_card(without.replace("\n- ", "\nx: ") if name == "tags" else without)
+        refuse_invalid_card(card)
+
+
+def test_metadata_that_is_no_yaml_is_found():
+    with pytest.raises(ValueError, match=r"should be YAML; found.*mapping values are not allowed"):
+        refuse_invalid_card("---\nlicense: gpl-3.0: x\n---\n")
 
 
 def test_a_blank_left_in_a_card_is_found(model):
-    with pytest.raises(ValueError, match=r"\$summary left in it"):
+    with pytest.raises(ValueError, match=r"found '\$summary' left in it"):
         refuse_invalid_card((model / "README.md").read_text() + "\n$summary\n")
 
 
