@@ -1,21 +1,29 @@
-"""Evaluate a backbone beside its controls: python training/evaluate.py RUN [--data FOLDER] [--out DIR]."""
+"""Evaluate a backbone beside its controls: python training/evaluate.py BACKBONE [--data SET] [--out DIR].
+
+BACKBONE is a run folder, a transformers folder, a Hub id, or random:vits16 for random weights. SET is a built set with
+nodules, an npz of nodule patches, or a folder with one, such as --data $DINOX_REAL_DATA/nodules.
+Killed, the same command goes on: features and scores are kept beside the report.
+"""
 
 import argparse
 import json
 
 from dinox_hf.console import run_command
 from dinox_hf.evaluation.before_after import before_after_line
-from dinox_hf.evaluation.report import cls_gain_line
+from dinox_hf.evaluation.probe_part import cls_gain_line
 from dinox_hf.evaluation.subject import EvaluationSettings
 from dinox_hf.evaluation.suite import evaluate
 
 
 def main() -> None:
     """Probe, collapse test and attention test of one backbone; ends by naming the files to look at."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", help="a run folder of training/pretrain.py, a transformers folder, or a Hub id")
-    parser.add_argument("--data", help="a built set with nodules (default: the one the run was trained on)")
-    parser.add_argument("--out", help="folder to write (default: RUN/evaluation)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbone", help="a run folder, a transformers folder, a Hub id, or random:PRESET")
+    parser.add_argument(
+        "--data", help="a built set with nodules or an npz of patches (default: what the run was trained on)"
+    )
+    parser.add_argument("--out", help="folder to write (default: RUN/evaluation, for other data …/on_NAME)")
+    parser.add_argument("--unseen-only", action="store_true", help="leave out patients whose images pretraining saw")
     parser.add_argument(
         "--field-mm", type=float, default=32.0, help="side of the square around a nodule (default: 32)"
     )
@@ -23,11 +31,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="repetitions of the cross-validation (default: 5)")
     arguments = parser.parse_args()
 
-    settings = EvaluationSettings(field_mm=arguments.field_mm, size_px=arguments.size, num_seeds=arguments.seeds)
-    out = evaluate(arguments.run, arguments.data, arguments.out, settings)
+    settings = EvaluationSettings(
+        field_mm=arguments.field_mm,
+        size_px=arguments.size,
+        num_seeds=arguments.seeds,
+        unseen_only=arguments.unseen_only,
+    )
+    out = evaluate(arguments.backbone, arguments.data, arguments.out, settings)
 
     report = json.loads((out / "report.json").read_text())
-    print(f"\n{cls_gain_line(report['cls_gain'])}")
+    print(f"\n{report['data']['seen_in_pretraining']}\n{cls_gain_line(report['cls_gain'])}")
     if report["before_after"]:
         print(before_after_line(report["before_after"]))
     for criterion in report["learning"]["criteria"]:

@@ -19,7 +19,7 @@ from .localisation import (
     shifts_off_centre,
     summarise,
 )
-from .nodules import Nodule, ScanSet, cut_nodules
+from .nodule_sources import NoduleSource, NoduleTable
 from .probe_suite import BACKBONE, RANDOM
 
 MEAN, BEST = "mean of heads", "best head"
@@ -61,28 +61,25 @@ def scales(field_mm: float, size_px: int) -> list[tuple[str, float, int]]:
 def look(
     backbone: Backbone,
     twins: list[Backbone],
-    scans: ScanSet,
-    nodules: list[Nodule],
+    source: NoduleSource,
     field_mm: float,
     size_px: int,
     name: str = "native resolution",
 ) -> AttentionField:
     """Cut a field off the centre of every nodule and let every network look at it."""
-    channels = backbone.processor.channels
+    nodules = source.table
     shifts = shifts_off_centre(len(nodules))
-    fields_hu, masks = cut_nodules(scans, nodules, field_mm, size_px, channels, shifts)
+    fields_hu, masks = source.fields(field_mm, size_px, backbone.processor.channels, shifts)
     spacing_mm = np.full((len(nodules), 2), field_mm / size_px)
-    patient_ids = np.array([nodule.patient_id for nodule in nodules])
     trained, *random = (
-        field_maps(network, fields_hu, spacing_mm, masks, patient_ids) for network in (backbone, *twins)
+        field_maps(network, fields_hu, spacing_mm, masks, nodules.patient_ids) for network in (backbone, *twins)
     )
     return AttentionField(name, field_mm, fields_hu, masks, trained, random)
 
 
-def attention_record(field: AttentionField, nodules: list[Nodule]) -> dict[str, Any]:
+def attention_record(field: AttentionField, nodules: NoduleTable) -> dict[str, Any]:
     """Scores of every map as plain numbers, over all nodules and by diameter."""
-    patient_ids = np.array([nodule.patient_id for nodule in nodules])
-    diameter_mm = np.array([nodule.diameter_mm for nodule in nodules])
+    patient_ids, diameter_mm = nodules.patient_ids, nodules.diameter_mm
     scores = _scores(field, patient_ids)
     gains = []
     for name in (MEAN, BEST, OTHERS, COMPONENT, OWN):

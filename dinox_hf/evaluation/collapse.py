@@ -1,5 +1,7 @@
 """Feature collapse: do different images still get different features?"""
 
+from collections.abc import Collection
+
 import numpy as np
 from scipy.spatial.distance import cdist
 
@@ -44,15 +46,24 @@ def collapse_scores(features: np.ndarray, patient_ids: np.ndarray) -> dict[str, 
 
 
 def sample_fields(
-    scans: ScanSet, max_slices: int, field_mm: float, size_px: int, channels: str, seed: int = 0
+    scans: ScanSet,
+    max_slices: int,
+    field_mm: float,
+    size_px: int,
+    channels: str,
+    seed: int = 0,
+    without: Collection[str] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One field from each of up to `max_slices` slices, evenly spaced over the set, placed as pretraining places them.
+
+    Slices of the patients `without` are left out.
 
     Returns:
         (n, C, size_px, size_px) float32 HU, (n,) patient of each, and (n, 2) its mm per pixel, (y, x): a field that
         its slice cuts short is stretched to the same size.
     """
     rows = [(slices, row) for slices in scans.splits.values() for row in range(len(slices))]
+    rows = [(slices, row) for slices, row in rows if slices.patient_id(row) not in without] if without else rows
     chosen = np.linspace(0, len(rows) - 1, min(max_slices, len(rows))).round().astype(int)
     fields_hu, patients, spacing_mm = [], [], []
     for position in chosen:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..model.checkpoint_keys import load_weights
+from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from ..model.modeling_dinov3_ct import Dinov3CTModel, pool_tokens
 
@@ -52,6 +53,14 @@ def load_backbone(source: str | Path) -> Backbone:
             f"Expected a run folder, a transformers folder or a Hub id; found nothing that loads at {source} "
             f"({str(error).splitlines()[0]}). Check the path, or the name and the connection to the Hub."
         ) from error
+
+
+def random_backbone(preset: str, seed: int) -> Backbone:
+    """A preset with random weights, its images as our own networks see them; ValueError if there is no such preset."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Dinov3CTModel(Dinov3CTConfig.preset(preset))
+    return _frozen(model, Dinov3CTImageProcessor())
 
 
 def random_twin(backbone: Backbone, seed: int) -> Backbone:

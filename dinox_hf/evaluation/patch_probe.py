@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ..data.sources.lidc_patches import NodulePatches
 from .controls import NUM_COMPONENTS, pixel_components, with_size
 from .features import cached
 from .labels import ATTRIBUTE_RULES, MALIGNANCY_RULES
 from .linear_probe import ProbeScore, interval, out_of_fold_scores, repeated_folds, score_probe
-from .nodules import Field, cut_field
 from .probe_suite import MATCHED_MM, NO_POOLING, Question, too_few
 from .splits import patient_resamples
 
@@ -82,17 +80,6 @@ def groups() -> dict[str, list[str]]:
         f"mean of four, {_matched()}": matched,
         f"mean of four and malignancy, {_matched()}": [*four, matched[0]],
     }
-
-
-def cut_patches(patches: NodulePatches, settings: PatchProbeSettings) -> np.ndarray:
-    """The square of millimetres around each nodule: (N, 1, size_px, size_px) float32 HU."""
-    middle = patches.pixels_hu.shape[1] / 2
-    fields_hu = []
-    for index in range(len(patches)):
-        field = Field((middle, middle), (settings.field_mm / patches.pixel_mm[index],) * 2)
-        pixels_hu = patches.pixels_hu[index : index + 1]
-        fields_hu.append(cut_field(pixels_hu, field, settings.size_px, patches.padding_hu(index)))
-    return np.stack(fields_hu)
 
 
 def answer_all(

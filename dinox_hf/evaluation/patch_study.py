@@ -12,7 +12,8 @@ from ..data.leaks import check_no_leak
 from ..data.sources.lidc_patches import HALVES, NodulePatches, half_of
 from .features import Backbone, cached, load_backbone, pooled_features, random_twin
 from .learning import latest_checkpoint, learning_facts, read_metrics, read_run
-from .patch_probe import GRAM, PLAIN, RANDOM, Half, PatchProbeSettings, answer_all, cut_patches, questions
+from .nodule_sources import cut_patches
+from .patch_probe import GRAM, PLAIN, RANDOM, Half, PatchProbeSettings, answer_all, questions
 from .patch_report import answers_record
 
 
@@ -54,7 +55,7 @@ def measure(
     """
     own = np.array([half_of(patient_id) for patient_id in patches.patient_ids])
     check_no_leak(own, patches.patient_ids, patches.series_ids, "the halves")
-    fields_hu = cut_patches(patches, settings)
+    fields_hu = cut_patches(patches, settings.field_mm, settings.size_px)
     halves = []
     for half in HALVES:
         others = [run for run in runs if run.half != half]

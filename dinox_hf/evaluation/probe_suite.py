@@ -1,19 +1,21 @@
 """The linear probes of one evaluation: every question, pooling and control, on the same folds and resamples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from .controls import NUM_COMPONENTS, pixel_components, with_size
-from .features import POOLINGS
+from .features import POOLINGS, cached
 from .labels import ATTRIBUTE_RULES, MALIGNANCY_RULES, LabelRule
 from .linear_probe import ProbeScore, interval, out_of_fold_scores, repeated_folds, score_probe
 from .splits import patient_resamples
 
+_CACHE_FORMAT = 1  # raise it when the same key would give other scores
 MATCHED_MM = (6.0, 14.0)  # the stratum in which size alone tells less
 MIN_NODULES, MIN_PATIENTS = 10, 5  # of each class
 NO_POOLING = "–"  # of features that are no tokens
@@ -33,6 +35,7 @@ class ProbeInputs:
     random: list[dict[str, np.ndarray]]  # the same of every random twin
     pixels: np.ndarray  # (n, P) the same fields, raw
     start: dict[str, np.ndarray] | None = None  # as trained, with the weights that the run started from
+    key: dict[str, Any] = field(default_factory=dict)  # names images and networks in the cache
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def questions() -> list[Question]:
 
 
 def answer_all(
-    inputs: ProbeInputs, num_seeds: int, num_threads: int, done: Callable[[], None] = lambda: None
+    inputs: ProbeInputs, num_seeds: int, num_threads: int, cache: Path, now: Callable[[str], None] = lambda _: None
 ) -> list[Answer]:
     """Answer every question; one that the data cannot answer says why.
 
@@ -88,14 +91,14 @@ def answer_all(
         inputs: the nodules.
         num_seeds: repetitions of the folds.
         num_threads: questions at once; no effect on any number.
-        done: called after each question.
+        cache: folder of the scores; out-of-fold scores of equal inputs are computed once.
+        now: told the question that is about to be answered.
     """
     resamples = patient_resamples(inputs.patient_ids)
 
     def one(question: Question) -> Answer:
-        answer = _answer(question, inputs, num_seeds, resamples)
-        done()
-        return answer
+        now(f"probe {question.name}")
+        return _answer(question, inputs, num_seeds, resamples, cache)
 
     # Threads inside the small matrix products cost more than they bring; threads over questions do not.
     with threadpool_limits(1), ThreadPoolExecutor(num_threads) as pool:
@@ -159,17 +162,25 @@ def probe_record(answer: Answer) -> dict[str, Any]:
     return record
 
 
-def _answer(question: Question, inputs: ProbeInputs, num_seeds: int, resamples: np.ndarray) -> Answer:
+def _answer(question: Question, inputs: ProbeInputs, num_seeds: int, resamples: np.ndarray, cache: Path) -> Answer:
     labels = question.labels(inputs)
     rows = np.flatnonzero(~np.isnan(labels))
     labels, patient_ids = labels[rows].astype(int), inputs.patient_ids[rows]
     answer = Answer(question, len(rows), int(labels.sum()), len(np.unique(patient_ids)))
     answer.not_measured = too_few(labels, patient_ids)
     if answer.not_measured is None:
+        key = {"format": _CACHE_FORMAT, "question": asdict(question), "seeds": num_seeds, "labels": labels.tolist()}
         folds = repeated_folds(labels, patient_ids, num_seeds)
-        for name, scores in _all_scores(inputs, rows, labels, folds):
-            answer.scores[name] = score_probe(labels, scores, resamples[:, rows])
-        answer.scores[SHUFFLED, "cls"] = _shuffled(inputs.trained["cls"][rows], labels, folds, resamples[:, rows])
+        found = cached(
+            cache,
+            key | {"rows": rows.tolist()} | inputs.key,
+            lambda: {"|".join(name): scores for name, scores in _all_scores(inputs, rows, labels, folds)},
+        )
+        for joined, scores in found.items():
+            name = tuple(joined.split("|"))
+            is_shuffled = name[0] == SHUFFLED
+            score = _score_shuffled if is_shuffled else score_probe
+            answer.scores[name] = score(labels, scores, resamples[:, rows])
     return answer
 
 
@@ -191,8 +202,10 @@ def fewer_than_needed(nodules: int, patients: int) -> str | None:
     return f"{nodules} nodules of {patients} patients; {needed}"
 
 
-def _all_scores(inputs: ProbeInputs, rows: np.ndarray, labels: np.ndarray, folds: np.ndarray):
-    """Yield ((features, pooling), out-of-fold scores) of everything that is fitted to the true labels."""
+def _all_scores(
+    inputs: ProbeInputs, rows: np.ndarray, labels: np.ndarray, folds: np.ndarray
+) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """Yield (features, pooling) and out-of-fold scores (n, num_seeds) of everything that is asked."""
     diameter_mm = inputs.diameter_mm[rows]
     for pooling in POOLINGS:
         trained = inputs.trained[pooling][rows]
@@ -208,15 +221,22 @@ def _all_scores(inputs: ProbeInputs, rows: np.ndarray, labels: np.ndarray, folds
         yield (RANDOM, pooling), scores
     yield (SIZE, NO_POOLING), out_of_fold_scores(diameter_mm[:, None], labels, folds)
     yield (PIXELS, NO_POOLING), out_of_fold_scores(pixel_components(inputs.pixels[rows]), labels, folds)
+    columns = [
+        out_of_fold_scores(inputs.trained["cls"][rows], truth, folds[:, seed : seed + 1])
+        for seed, truth in enumerate(_shuffles(labels, folds.shape[1]))
+    ]
+    yield (SHUFFLED, "cls"), np.concatenate(columns, axis=1)
 
 
-def _shuffled(features: np.ndarray, labels: np.ndarray, folds: np.ndarray, resamples: np.ndarray) -> ProbeScore:
+def _shuffles(labels: np.ndarray, num: int) -> list[np.ndarray]:
+    """Labels that mean nothing, again and again."""
+    return [np.random.default_rng(seed).permutation(labels) for seed in range(num)]
+
+
+def _score_shuffled(labels: np.ndarray, scores: np.ndarray, resamples: np.ndarray) -> ProbeScore:
     """The whole procedure on labels that mean nothing, another shuffle a seed; anything but one half is a fault."""
-    scores = []
-    for seed in range(folds.shape[1]):
-        shuffled = np.random.default_rng(seed).permutation(labels)
-        one_seed = out_of_fold_scores(features, shuffled, folds[:, seed : seed + 1])
-        scores.append(score_probe(shuffled, one_seed, resamples))
-    resampled = np.mean([score.resampled for score in scores], axis=0)
-    aucs = tuple(score.auc for score in scores)
+    pairs = zip(_shuffles(labels, scores.shape[1]), scores.T, strict=True)
+    by_seed = [score_probe(truth, column[:, None], resamples) for truth, column in pairs]
+    resampled = np.mean([score.resampled for score in by_seed], axis=0)
+    aucs = tuple(score.auc for score in by_seed)
     return ProbeScore(float(np.mean(aucs)), *interval(resampled), aucs, resampled)

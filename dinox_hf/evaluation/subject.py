@@ -4,9 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .features import Backbone, load_backbone, random_twin
-from .learning import latest_checkpoint, read_metrics, read_run, sets_of
+import numpy as np
+
+from .features import Backbone, load_backbone, random_backbone, random_twin
+from .learning import latest_checkpoint, read_metrics, read_run
+from .pretraining_patients import PretrainingPatients, pretraining_patients
 from .starting_weights import StartingWeights, starting_weights
+
+RANDOM_PREFIX = "random:"  # before the name of a preset: random weights as the subject
+_SEED_OF_RANDOM_SUBJECT = 1000  # its twins draw from 0 on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +24,7 @@ class EvaluationSettings:
     num_seeds: int = 5  # repetitions of the folds
     num_random: int = 3  # random twins of the backbone
     max_slices: int = 512  # of the collapse test
+    unseen_only: bool = False  # leave out patients whose images pretraining saw
 
     def __post_init__(self) -> None:
         for name in ("field_mm", "size_px", "num_seeds", "num_random", "max_slices"):
@@ -52,22 +59,31 @@ class Subject:
         if data is None and self.config is None:
             raise ValueError(
                 f"Expected a run folder with run.yaml, or --data; found neither for {self.source}. "
-                f"Name a built set of labelled nodules with --data=FOLDER."
+                f"Name a built set of labelled nodules with --data=FOLDER, or an npz of nodule patches."
             )
         return Path(data if data is not None else self.config["data"]["folder"])
 
-    def out_folder(self, out: str | None) -> Path:
-        """Where the report goes: the folder named, or `evaluation/` in the run folder.
+    def out_folder(self, out: str | None, data: str | None = None) -> Path:
+        """Where the report goes: the folder named, or one in the run folder.
+
+        That is `evaluation/` for the set of the run, and `evaluation/on_NAME/` for another one, since a model card
+        quotes the former.
 
         Raises:
             ValueError: if the subject is no run and no folder is named.
         """
-        if out is None and self.checkpoint is None:
+        if out is not None:
+            return Path(out)
+        if self.checkpoint is None:
             raise ValueError(
                 f"Expected --out for a model that is no run folder; found none for {self.source}. "
                 f"Name the folder to write with --out=FOLDER."
             )
-        return Path(out) if out is not None else Path(self.source) / "evaluation"
+        folder = Path(self.source) / "evaluation"
+        is_own = data is None or (
+            self.config and Path(data).resolve() == Path(self.config["data"]["folder"]).resolve()
+        )
+        return folder if is_own else folder / f"on_{Path(data).stem}"
 
     def size_px(self, settings: EvaluationSettings) -> int:
         """Side of a field in pixels, as chosen or as trained.
@@ -86,29 +102,28 @@ class Subject:
             )
         return size
 
-    def seen_in_pretraining(self, folder: Path) -> str:
-        """One sentence on whether pretraining saw these images."""
-        if self.config is None:
-            return "Whether pretraining saw these images is not known: the backbone comes without its run.yaml."
-        sets = sets_of(self.config)
-        others = ", ".join(Path(other).name for other, _ in sets if Path(other).resolve() != folder.resolve())
-        unchecked = f"Pretraining used another set ({others}); this evaluation does not check for common patients."
-        splits = [split for own, split in sets if Path(own).resolve() == folder.resolve()]
-        if not splits:
-            return unchecked
-        return (
-            f"Pretraining saw the slices of split {' and '.join(map(repr, splits))} of this very set, without labels; "
-            f"of it, patients of other splits were never seen. No label was used before the probe."
-            + (f" {unchecked}" if others else "")
-        )
+    def seen(self) -> PretrainingPatients | None:
+        """Patients whose images pretraining saw; None where nothing is known of it."""
+        if self.source.startswith(RANDOM_PREFIX):
+            return PretrainingPatients(frozenset(), ())
+        return pretraining_patients(Path(self.source), self.config) if self.config else None
+
+    def seen_record(self, patient_ids: np.ndarray) -> dict[str, Any] | None:
+        """How many of these patients pretraining saw; None where nothing is known of it."""
+        seen = self.seen()
+        return None if seen is None else seen.record(patient_ids)
 
 
 def load_subject(source: str, num_random: int) -> Subject:
-    """Open a run folder at its latest checkpoint, or a transformers folder or Hub id.
+    """Open a run folder at its latest checkpoint, a transformers folder or Hub id, or `random:PRESET`.
 
     Raises:
-        ValueError: if a run has no complete checkpoint, or a folder holds no model.
+        ValueError: if a run has no complete checkpoint, a folder holds no model, or there is no such preset.
     """
+    if source.startswith(RANDOM_PREFIX):
+        backbone = random_backbone(source.removeprefix(RANDOM_PREFIX), _SEED_OF_RANDOM_SUBJECT)
+        twins = [random_twin(backbone, seed) for seed in range(num_random)]
+        return Subject(source, None, backbone, twins, start=None, config=None, records=[])
     folder = Path(source)
     config = read_run(folder)
     checkpoint = latest_checkpoint(folder) if config or (folder / "checkpoints").is_dir() else None

@@ -1,7 +1,23 @@
-"""One evaluation from end to end: backbone and nodules in, report and figures out."""
+"""One evaluation from end to end: backbone and nodules in, report and figures out.
+
+An evaluation is a list of parts, `PARTS`. A part is a value of `Part`, in a module of its own, of three functions:
+
+    measure(bench, report) -> dict     computes; what it returns is added to report.json under these keys, so plain
+                                       JSON values, of which no key is taken yet
+    section(report) -> str             its Markdown in report.md, from the report alone; "" for nothing to say
+    verdict(report) -> list of lines   what belongs into the summary at the top, if anything
+
+`bench` holds the subject (the backbone, its starting weights, its random twins), `bench.material.nodules` (patient,
+diameter and ratings of every nodule, in one order), `bench.features(network)` (pooled features in that order, from
+the cache), `bench.material.source` (pixels and masks: whole slices with outlines, or patches without),
+`bench.figure(name)` (where to draw), and `bench.now(text)` (beside the progress bar). `report` holds what the parts
+before have measured. What the data cannot give stands in the report as the reason why it was not measured, and its
+section tells it. What takes long is kept with `features.cached` under `bench.out`, so that a killed evaluation goes on
+where it was.
+To add a part: write its module, and name it in `PARTS`.
+"""
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,143 +25,78 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .attention import attention_record, look
-from .before_after import before_after_record
-from .collapse import collapse_scores
-from .features import POOLINGS, Backbone, cached, pooled_features
-from .learning import learning_criteria, learning_facts
+from .attention_part import ATTENTION
+from .bench import Bench
+from .collapse_part import COLLAPSE
+from .learning_part import LEARNING
 from .material import Material, gather
-from .pictures import draw_all
-from .probe_suite import (
-    BACKBONE,
-    RANDOM,
-    START,
-    ProbeInputs,
-    answer_all,
-    mean_gain,
-    probe_record,
-    questions,
-)
+from .nodule_sources import open_source
+from .part import Part
+from .patch_colours_part import PATCH_COLOURS
+from .pretraining_patients import seen_text
+from .probe_part import PROBES
 from .report import write_report
 from .subject import EvaluationSettings, Subject, load_subject
 
-Features = dict[str, dict[str, np.ndarray]]  # "nodules" and "slices": by pooling, (n, D)
+PARTS: tuple[Part, ...] = (PROBES, COLLAPSE, LEARNING, PATCH_COLOURS, ATTENTION)
 
 
 def evaluate(source: str, data: str | None, out: str | None, settings: EvaluationSettings) -> Path:
     """Evaluate a backbone and write report.json, report.md and figures/.
 
     Args:
-        source: a run folder, a transformers folder or a Hub id.
-        data: a built set with nodules; None takes the one the run was trained on.
-        out: where to write; None takes `evaluation/` in the run folder.
+        source: a run folder, a transformers folder, a Hub id, or `random:PRESET`.
+        data: a built set with nodules, an npz of nodule patches or a folder with one; None takes the set that the run
+            was trained on.
+        out: where to write; None takes a folder in the run folder, see `Subject.out_folder`.
         settings: see `EvaluationSettings`.
 
     Returns:
         The folder written to.
 
     Raises:
-        ValueError: if backbone or data are missing or do not fit each other.
+        ValueError: if backbone or data are missing or do not fit each other, or features are not finite.
     """
     subject = load_subject(source, settings.num_random)
-    folder, out_folder = subject.data_folder(data), subject.out_folder(out)
-    # Nothing where the run began with a random draw, or where the weights are gone.
-    start = [subject.start.backbone] if subject.start and subject.start.backbone else []
-    num_parts = 1 + (1 + len(start) + settings.num_random) + len(questions()) + 2 + 1
-    with tqdm(total=num_parts, desc="evaluate", unit="part") as progress:
-        material = gather(subject, folder, settings)
+    nodules, out_folder = open_source(subject.data_folder(data)), subject.out_folder(out, data)
+    seen = subject.seen()
+    if settings.unseen_only:
+        _refuse_unknown(seen, source)
+        nodules = nodules.without(seen.seen)
+    networks = 1 + len(subject.twins) + bool(subject.start and subject.start.backbone)
+    with tqdm(total=1 + networks + len(PARTS), desc="evaluate", unit="part") as progress:
+        material = gather(subject, nodules, settings)
         progress.update()
-        networks = [subject.backbone, *start, *subject.twins]
-        trained, *rest = _features(networks, material, out_folder / "features", progress.update)
-        before, random = (rest[0] if start else None), rest[len(start) :]
-        inputs = _probe_inputs(material, trained, before, random)
-        answers = answer_all(inputs, settings.num_seeds, os.cpu_count() or 1, progress.update)
-        fields = []
-        for scale in (1, 2):  # the field of the probe, and twice its side at the same millimetres per pixel
-            size_px, field_mm = scale * material.size_px, scale * settings.field_mm
-            nodules = material.nodules
-            fields.append(look(subject.backbone, subject.twins, material.scans, nodules, field_mm, size_px))
+        bench = Bench(subject, material, settings, out_folder, os.cpu_count() or 1, progress)
+        for network in bench.networks:
+            for images in material.images:
+                bench.now(f"features of {images}")
+                bench.features(network, images)
             progress.update()
-        report = _about(subject, material, settings, folder)
-        report["collapse"] = _collapse(material, trained, before, random)
-        report["probes"] = [probe_record(answer) for answer in answers]
-        report["cls_gain"] = mean_gain(answers)
-        others = [mean_gain(answers, pooling) for pooling in POOLINGS if pooling != "cls"]
-        report["other_gains"] = [gain for gain in others if gain is not None]
-        report["before_after"] = before_after_record(subject.start, answers, subject.config)
-        report["attention"] = [attention_record(field, material.nodules) for field in fields]
-        facts = learning_facts(subject.config, subject.records)
-        gain = report["cls_gain"] and report["cls_gain"]["gain"]
-        rank = report["collapse"]["slices"]["backbone"]["effective_rank"]
-        report["learning"] = facts | {"criteria": learning_criteria(facts, rank, gain)}
-        report["figures"] = draw_all(subject, material, report, fields[-1], out_folder / "figures")
-        progress.update()
-    write_report(report, out_folder)
+        report = _about(subject, material, settings)
+        report["figures"] = bench.figures
+        for part in PARTS:
+            bench.now(part.name)
+            report |= part.measure(bench, report)
+            progress.update()
+    write_report(report, PARTS, out_folder)
     return out_folder
 
 
-def _features(networks: list[Backbone], material: Material, cache: Path, done: Callable[[], None]) -> list[Features]:
-    """Pooled features of every network for nodules and slices, from the cache where they lie there."""
-    by_network = []
-    for network in networks:
-        features = {}
-        for name, fields_hu in material.images.items():
-            key = material.key | {
-                "of": name,
-                "weights": network.digest,
-                "processor": network.processor.to_json_string(),
-            }
-            inputs = network, fields_hu, material.spacing_mm[name]
-            features[name] = cached(cache, key, lambda inputs=inputs: pooled_features(*inputs))
-        by_network.append(features)
-        done()
-    return by_network
+def _refuse_unknown(seen, source: str) -> None:
+    if seen is None or seen.unknown:
+        why = "; ".join(seen.unknown) if seen else "it comes without its run.yaml"
+        raise ValueError(
+            f"--unseen-only expects to know whom {source} was trained on; found that it is not known ({why}). Put the "
+            f"set back where the run had it, or leave --unseen-only out."
+        )
 
 
-def _probe_inputs(
-    material: Material, trained: Features, start: Features | None, random: list[Features]
-) -> ProbeInputs:
-    nodules, fields_hu = material.nodules, material.images["nodules"]
-    middle = fields_hu[:, fields_hu.shape[1] // 2]
-    return ProbeInputs(
-        patient_ids=material.nodule_patients,
-        diameter_mm=np.array([nodule.diameter_mm for nodule in nodules]),
-        ratings={name: [nodule.ratings[name] for nodule in nodules] for name in nodules[0].ratings},
-        trained=trained["nodules"],
-        start=start["nodules"] if start else None,
-        random=[features["nodules"] for features in random],
-        pixels=middle.reshape(len(middle), -1),
-    )
-
-
-def _collapse(material: Material, trained: Features, start: Features | None, random: list[Features]) -> dict[str, Any]:
-    """CLS features of nodules and of slices, each beside those of the starting weights and the random twins' mean."""
-    record = {}
-    for name, patients in (("nodules", material.nodule_patients), ("slices", material.slice_patients)):
-        twins = [collapse_scores(features[name]["cls"], patients) for features in random]
-        mean = {
-            key: None if value is None else type(value)(np.mean([twin[key] for twin in twins]))
-            for key, value in twins[0].items()
-        }
-        record[name] = {BACKBONE: collapse_scores(trained[name]["cls"], patients)}
-        if start is not None:
-            record[name][START] = collapse_scores(start[name]["cls"], patients)
-        record[name][RANDOM] = mean
-    return record
-
-
-def _about(subject: Subject, material: Material, settings: EvaluationSettings, folder: Path) -> dict[str, Any]:
+def _about(subject: Subject, material: Material, settings: EvaluationSettings) -> dict[str, Any]:
     """What was evaluated, on what, and how; folder names only, since reports travel with published weights."""
-    model = subject.backbone.model.config
+    model, source = subject.backbone.model.config, material.source
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "num_register_tokens")
-    splits = {
-        name: {
-            "num_slices": len(slices),
-            "num_nodules": sum(nodule.split == name for nodule in material.nodules),
-            "num_patients": len({slices.patient_id(row) for row in range(len(slices))}),
-        }
-        for name, slices in material.scans.splits.items()
-    }
+    seen = subject.seen_record(material.nodules.patient_ids)
     return {
         "backbone": {
             "name": Path(subject.source).name,
@@ -155,12 +106,14 @@ def _about(subject: Subject, material: Material, settings: EvaluationSettings, f
             "channels": subject.channels,
         },
         "data": {
-            "name": folder.name,
-            "fingerprint": material.scans.fingerprint,
-            "splits": splits,
+            "name": source.name,
+            "fingerprint": source.fingerprint,
+            "splits": source.counts(),
             "num_nodules": len(material.nodules),
-            "num_patients": len(np.unique(material.nodule_patients)),
-            "seen_in_pretraining": subject.seen_in_pretraining(folder),
+            "num_patients": len(np.unique(material.nodules.patient_ids)),
+            "has_outlines": source.has_outlines,
+            "pretraining": seen,
+            "seen_in_pretraining": seen_text(seen, settings.unseen_only),
         },
         "settings": asdict(settings) | {"size_px": material.size_px},
     }

@@ -25,3 +25,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def figure(report: dict[str, Any], name: str, caption: str) -> str:
+    """A figure of the report with its caption; empty where it was not drawn."""
+    path = report["figures"].get(name)
+    return f"![{caption}]({path})\n\n*{caption}*" if path else ""

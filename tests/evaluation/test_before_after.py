@@ -60,7 +60,7 @@ def test_every_probe_has_before_after_and_difference(started_run):
 
 
 def test_weights_compared_with_themselves_gain_nothing(tiny_run, monkeypatch):
-    monkeypatch.setattr(suite, "draw_all", lambda *_: {})
+    monkeypatch.setattr(suite, "PARTS", suite.PARTS[:3])
     checkpoint = tiny_run / "checkpoints" / "step_00000020"
     record_origin(tiny_run, {"weights": str(checkpoint), "revision": None})
     report = json.loads((evaluate(str(tiny_run), None, None, SETTINGS) / "report.json").read_text())
@@ -104,7 +104,7 @@ def test_an_origin_that_is_a_run_is_compared_at_its_checkpoint(tiny_run, tmp_pat
 
 
 def test_weights_that_are_gone_cost_one_line_and_nothing_else(started_run, monkeypatch):
-    monkeypatch.setattr(suite, "draw_all", lambda *_: {})
+    monkeypatch.setattr(suite, "PARTS", suite.PARTS[:3])
     run, weights = started_run
     shutil.rmtree(weights)
     out = evaluate(str(run), None, None, SETTINGS)

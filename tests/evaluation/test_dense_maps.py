@@ -6,7 +6,7 @@ from dinox_hf.evaluation.attention import BEST, COMPONENT, MEAN, OTHERS, OWN, at
 from dinox_hf.evaluation.dense_maps import field_maps
 from dinox_hf.evaluation.features import attention_and_tokens, attention_maps, load_backbone, patch_tokens, random_twin
 from dinox_hf.evaluation.localisation import halves, non_negative, patch_masks, score_signed
-from dinox_hf.evaluation.nodules import ScanSet, read_nodules
+from dinox_hf.evaluation.nodule_sources import open_source
 
 from .conftest import write_run
 
@@ -88,17 +88,17 @@ def test_one_pass_gives_what_two_give(backbone):
 
 
 def test_doubled_resolution_shows_the_same_millimetres_in_four_times_the_patches(backbone, tiny_set):
-    nodules = read_nodules(tiny_set)
+    source = open_source(tiny_set)
     (native, mm, size), (doubled, same_mm, twice), _ = scales(24.0, 24)
     assert (mm, same_mm, size, twice) == (24.0, 24.0, 24, 48)
     fields = [
-        look(backbone, [random_twin(backbone, 0)], ScanSet(tiny_set), nodules, mm, size_px, name)
+        look(backbone, [random_twin(backbone, 0)], source, mm, size_px, name)
         for name, size_px in ((native, size), (doubled, twice))
     ]
     assert [field.trained.attention.shape[2:] for field in fields] == [(3, 3), (6, 6)]
     # The same square of tissue: the nodule covers the same share of it.
     assert fields[0].masks.mean() == pytest.approx(fields[1].masks.mean(), rel=0.15)
-    record = attention_record(fields[1], nodules)
+    record = attention_record(fields[1], source.table)
     for name in (MEAN, BEST, OTHERS, COMPONENT, OWN):
         for network in ("backbone", "random weights"):
             scores = record["maps"][f"{network}, {name}"]

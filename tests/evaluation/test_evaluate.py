@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from dinox_hf.evaluation import features, suite
+from dinox_hf.evaluation import bench, features
 from dinox_hf.evaluation.shuffled_control import shuffled_line
 from dinox_hf.evaluation.subject import EvaluationSettings, load_subject
 from dinox_hf.evaluation.suite import evaluate
@@ -42,7 +42,7 @@ def test_a_run_is_evaluated_from_its_folder_alone_and_the_same_again(tiny_run, m
     text = (out / "report.md").read_text()
     assert f"- {shuffled}" in text.split("## ")[1] if shuffled else "Shuffled labels leave" not in text
 
-    monkeypatch.setattr(suite, "pooled_features", None)  # the second time every feature comes from the cache
+    monkeypatch.setattr(bench, "pooled_features", None)  # the second time every feature comes from the cache
     evaluate(str(tiny_run), None, None, SETTINGS)
     assert (out / "report.json").read_text() == first
 

@@ -7,6 +7,7 @@ import torch
 import dinox_hf.evaluation.patch_study as patch_study
 from dinox_hf.data.sources.lidc_patches import HALVES, half_of, read_patches
 from dinox_hf.evaluation.figures import draw_patch_probes
+from dinox_hf.evaluation.nodule_sources import cut_patches
 from dinox_hf.evaluation.patch_probe import (
     GRAM,
     PIXELS,
@@ -18,7 +19,6 @@ from dinox_hf.evaluation.patch_probe import (
     Half,
     PatchProbeSettings,
     answer_all,
-    cut_patches,
     group_scores,
     groups,
     questions,
@@ -39,7 +39,7 @@ def a_half(patches, name: str) -> Half:
     """Networks of two seeds that know the density of a nodule, and two random ones that know nothing."""
     rows = np.array([index for index in range(len(patches)) if half_of(patches.patient_ids[index]) == name])
     is_dense = np.array([patches.ratings["texture"][row][0] == 5 for row in rows])
-    fields_hu = cut_patches(patches, SETTINGS)[rows]
+    fields_hu = cut_patches(patches, SETTINGS.field_mm, SETTINGS.size_px)[rows]
 
     def network(seed: int, knows: float) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -77,7 +77,7 @@ def test_the_questions_are_four_of_all_sizes_and_the_same_within_6_to_14_mm():
 
 
 def test_a_field_shows_the_nodule_in_its_middle_at_its_size_in_millimetres(patches):
-    fields_hu = cut_patches(patches, PatchProbeSettings(size_px=64))
+    fields_hu = cut_patches(patches, 32.0, 64)
     assert fields_hu.shape == (80, 1, 64, 64)
     inside = fields_hu[4, 0] > -400  # a dense nodule
     rows, columns = np.nonzero(inside)

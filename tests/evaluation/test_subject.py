@@ -1,24 +1,27 @@
-from pathlib import Path
+import numpy as np
+import pytest
 
 from dinox_hf.evaluation.subject import Subject
 
 
-def said(data: dict | None, folder: Path) -> str:
-    config = data and {"data": data}
-    subject = Subject("run", "step_00000001", backbone=None, twins=[], start=None, config=config, records=[])
-    return subject.seen_in_pretraining(folder)
+def subject(source: str, checkpoint: str | None, config: dict | None = None) -> Subject:
+    return Subject(source, checkpoint, backbone=None, twins=[], start=None, config=config, records=[])
 
 
-def test_every_set_of_a_mixture_is_compared_with_the_evaluated_one(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    folders = [{"folder": str(first), "split": None}, {"folder": str(second), "split": "test"}]
-    mixture = {"folder": str(first), "folders": folders, "split": "train"}
-    assert "split 'test' of this very set" in said(mixture, second)
-    assert "another set (first)" in said(mixture, second)
-    assert said(mixture, tmp_path / "third").startswith("Pretraining used another set (first, second)")
+def test_only_the_set_of_the_run_is_reported_where_a_model_card_looks(tmp_path):
+    run = subject(str(tmp_path / "run"), "step_1", {"data": {"folder": str(tmp_path / "set")}})
+    assert run.out_folder(None) == run.out_folder(None, str(tmp_path / "set")) == tmp_path / "run" / "evaluation"
+    other = run.out_folder(None, str(tmp_path / "other.npz"))
+    assert other == tmp_path / "run" / "evaluation" / "on_other"
+    assert run.out_folder(str(tmp_path / "out"), "anything") == tmp_path / "out"
 
 
-def test_one_set_is_told_by_its_split_and_an_unknown_run_says_so(tmp_path):
-    alone = said({"folder": str(tmp_path), "split": "train"}, tmp_path)
-    assert "split 'train' of this very set" in alone and "another set" not in alone
-    assert "not known" in said(None, tmp_path)
+def test_a_model_that_is_no_run_needs_a_place_for_its_report():
+    with pytest.raises(ValueError, match=r"Expected --out .*random:vits16.*--out=FOLDER"):
+        subject("random:vits16", None).out_folder(None)
+
+
+def test_random_weights_saw_nobody_and_of_a_plain_model_it_is_not_known():
+    patients = np.array(["P1", "P1", "P2"])
+    assert subject("random:vits16", None).seen_record(patients)["num_patients_seen"] == 0
+    assert subject("some/model", None).seen_record(patients) is None

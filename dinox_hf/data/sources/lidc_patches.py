@@ -4,6 +4,7 @@ The layout is that of the public repository mtzig/LIDC_GDRO, which cut the slice
 LIDC-IDRI, brought into one file with HU restored. Nothing in the file is unpickled.
 """
 
+import dataclasses
 import hashlib
 import zipfile
 from dataclasses import dataclass
@@ -46,6 +47,14 @@ class NodulePatches:
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update("\n".join([*self.patient_ids, *self.series_ids, *self.nodule_ids]).encode())
         return digest.hexdigest()[:16]
+
+    def take(self, rows: np.ndarray) -> "NodulePatches":
+        """Some of the nodules, by their numbers and in their order."""
+        arrays = {
+            each.name: getattr(self, each.name)[rows] for each in dataclasses.fields(self) if each.name != "ratings"
+        }
+        ratings = {name: [values[row] for row in rows] for name, values in self.ratings.items()}
+        return NodulePatches(**arrays, ratings=ratings)
 
     def padding_hu(self, index: int) -> int | None:
         """The fill outside the field of view, None for a patch that lies inside."""
