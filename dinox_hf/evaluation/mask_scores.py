@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
 from ..metrics.overlap import dice, iou
+from .figure_style import ORANGE, PRINT_WIDTH, SKY, outline, save, style
 from .labelled_nodules import Cohort
 from .linear_probe import interval
 from .probe_suite import fewer_than_needed
 from .splits import patient_resamples
 
-NUM_OVERLAYS = 9
+NUM_OVERLAYS = 10
+_OVERLAYS_A_ROW = 5
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,28 @@ def write_cases(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_overlays(masks: Masks, rows: list[dict[str, Any]], name: str, path: Path) -> None:
-    """The worst, the middle and the best cases of one prediction: readers orange, prediction blue."""
+    """The worst, the middle and the best cases of one prediction: readers orange, prediction blue and dashed.
+
+    Args:
+        masks: pixels, outlines and predictions.
+        rows: of `case_rows`, in the same order.
+        name: of the prediction.
+        path: the PNG; an SVG is written beside it.
+    """
     order = np.argsort([row[f"dice, {name}"] for row in rows])
     shown = order[np.unique(np.linspace(0, len(order) - 1, NUM_OVERLAYS).round().astype(int))]
-    figure, axes = plt.subplots(1, len(shown), figsize=(1.6 * len(shown), 2.0), squeeze=False)
-    for axis, position in zip(axes[0], shown, strict=True):
-        axis.imshow(masks.pictures[position], cmap="gray")
-        for mask, colour in ((masks.truth[position], "tab:orange"), (masks.predicted[name][position], "tab:blue")):
-            if mask.any() and not mask.all():
-                axis.contour(mask, levels=[0.5], colors=colour, linewidths=1)
-        axis.set_title(f"Dice {rows[position][f'dice, {name}']:.2f}", fontsize=8)
-        axis.axis("off")
-    figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
+    num_rows = -(-len(shown) // _OVERLAYS_A_ROW)
+    with style():
+        side = PRINT_WIDTH / _OVERLAYS_A_ROW
+        figure, axes = plt.subplots(
+            num_rows, _OVERLAYS_A_ROW, figsize=(PRINT_WIDTH, (side + 0.2) * num_rows), squeeze=False
+        )
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, position in zip(axes.flat, shown, strict=False):
+            axis.imshow(masks.pictures[position], cmap="gray")
+            outline(axis, masks.truth[position], ORANGE)
+            outline(axis, masks.predicted[name][position], SKY, "dashed")
+            axis.set_title(f"Dice {rows[position][f'dice, {name}']:.2f}", loc="center")
+        figure.tight_layout(pad=0.3)
+        save(figure, path)

@@ -27,7 +27,7 @@ def results_section(report: dict[str, Any]) -> str:
         _figure(report, "probes", "Linear probes beside their controls"),
         "### Attention on nodules",
         _attention(report["attention"][0]),
-        _figure(report, "attention", "CLS attention on nodules; orange: where at least half of the readers drew"),
+        _figure(report, "attention", "CLS attention on nodules; outlined: where at least half of the readers drew"),
         "### Training and features",
         _criteria(report),
         _figure(report, "training_curves", "Training curves"),
