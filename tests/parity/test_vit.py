@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from dinox_hf.hub.state_files import meta_state
 from dinox_hf.model.checkpoint_keys import load_weights, meta_to_ours, ours_to_meta
 from dinox_hf.model.configuration_dinov3_ct import Dinov3CTConfig
 from dinox_hf.model.modeling_dinov3_ct import Dinov3CTModel
@@ -132,3 +133,15 @@ def test_every_layer_and_crop_size_has_its_own_rope_rescale(case, monkeypatch):
         monkeypatch.setattr(reference.model.rope_embeddings, "draw_augmentation", lambda device, draws=draws: draws)
         way = ("global", "local")[resolution]
         assert_tokens(reference.tokens(inputs[f"{way}_images"], cls_norm=cls_norm), outputs, f"train_{way}")
+
+
+@pytest.mark.parametrize("case", [c for c in cases("vit") if c.marks or "state_of" not in c.values[0]["hyper"]])
+def test_an_export_in_metas_layout_is_the_reference_state_tensor_by_tensor(case):
+    inputs, _ = load(case)
+    state = with_prefix(inputs, "state/")
+    written = meta_state(reference_of(case)[0].model)
+    # Norms of pretraining alone have no place in a backbone; what a mask hides of a bias does not count.
+    kept = {name: value for name, value in state.items() if "cls_norm" not in name}
+    assert written.keys() == kept.keys()
+    for name, value in kept.items():
+        torch.testing.assert_close(written[name], value * kept.get(f"{name}_mask", 1.0), msg=name)
