@@ -11,12 +11,22 @@ from sklearn.model_selection import KFold
 from dinox_hf.data import patch_set
 from dinox_hf.data.leaks import check_set
 from dinox_hf.data.sources.lidc_patches import HALVES, read_patches
-from dinox_hf.evaluation import labelled_nodules, linear_probe, nodule_masks, nodules, patch_study, splits
+from dinox_hf.evaluation import (
+    few_labels,
+    labelled_nodules,
+    linear_probe,
+    localisation,
+    nodule_masks,
+    nodules,
+    patch_study,
+    segmentation_probe,
+    splits,
+)
 from tests.data.built_set import noisy_series, series_rows, write_built_set
 from tests.data.patches import patch_arrays, write_patches
 from tests.test_architecture import PACKAGE, ROOT
 
-WORDS = {"split", "splits", "fold", "folds", "half", "halves", "deal", "cohort", "holdout", "partition", "draws"}
+WORDS = {"split", "splits", "fold", "folds", "half", "halves", "deal", "cohort", "holdout", "partition"}
 SPLITTERS = re.compile(r"(KFold|ShuffleSplit|train_test_split|random_split)$")
 # Which patients are on which side is decided here, and what makes sure that none is on both.
 DECIDES = {
@@ -24,8 +34,12 @@ DECIDES = {
     "data/sources/lidc_patches.py:half_of": "check_no_leak in build_patch_set and patch_study.measure",
     "evaluation/splits.py:patient_folds": "check_no_leak",
     "evaluation/linear_probe.py:repeated_folds": "patient_folds",
+    "evaluation/few_labels.py:deal_labels": "check_no_leak",
+    "evaluation/few_labels.py:_inner_folds": "patient_folds",
     "evaluation/labelled_nodules.py:deal_cohort": "check_no_leak",
+    "evaluation/localisation.py:halves": "check_no_leak",
     "evaluation/nodule_masks.py:deal_masks": "check_no_leak",
+    "evaluation/segmentation_probe.py:patient_deal": "check_no_leak",
 }
 # These read, name or write sides that others decided, or mean something else by the word.
 DECIDES_NOTHING = {
@@ -91,6 +105,29 @@ def test_folds_by_case_are_refused(monkeypatch):
     for deal in (splits.patient_folds, lambda *given: linear_probe.repeated_folds(*given, num_seeds=2)):
         with pytest.raises(ValueError, match="one side of these folds; found patient 0 in"):
             deal(labels, patients)
+
+
+def test_labels_are_not_drawn_from_folds_that_share_a_patient():
+    labels, patients = np.arange(60) % 2, np.arange(60) % 20
+    with pytest.raises(ValueError, match="one side of these folds; found patient 0 in 0 and 1"):
+        few_labels.deal_labels(labels, patients, np.arange(60) // 12)
+
+
+@pytest.mark.parametrize(
+    ("module", "deal"),
+    [
+        (segmentation_probe, segmentation_probe.patient_deal),
+        (localisation, localisation.halves),
+        (splits, lambda patients: splits.patient_folds(np.arange(60) % 2, patients)),
+    ],
+    ids=["segmentation_probe", "localisation", "splits"],
+)
+def test_what_was_dealt_goes_through_the_leak_test(monkeypatch, module, deal):
+    asked = []
+    monkeypatch.setattr(module, "check_no_leak", lambda sides, patient_ids, **_: asked.append((sides, patient_ids)))
+    patients = np.arange(60) % 20
+    dealt = deal(patients)
+    np.testing.assert_array_equal(asked, [(dealt, patients)])
 
 
 def test_halves_by_nodule_are_refused(monkeypatch, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..data.leaks import check_no_leak
 from ..metrics.localisation import LocalisationScores, above_chance, score_maps
 from .linear_probe import interval
 from .splits import patient_resamples
@@ -48,7 +49,9 @@ def score_mean_of_heads(attention: np.ndarray, masks: np.ndarray) -> Localisatio
 
 def halves(patient_ids: np.ndarray) -> np.ndarray:
     """(N,) 0 or 1: into which half of the patients each nodule falls; with one patient there is one half."""
-    return np.unique(patient_ids, return_inverse=True)[1] % 2
+    half = np.unique(patient_ids, return_inverse=True)[1] % 2
+    check_no_leak(half, patient_ids, of="the halves")
+    return half
 
 
 def score_best_head(attention: np.ndarray, masks: np.ndarray, patient_ids: np.ndarray) -> LocalisationScores:

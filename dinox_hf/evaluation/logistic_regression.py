@@ -13,7 +13,12 @@ _MAX_CG_STEPS = 200
 
 
 def fit_many(
-    features: np.ndarray, labels: np.ndarray, use_row: np.ndarray, strength: np.ndarray, tolerance: float = 1e-4
+    features: np.ndarray,
+    labels: np.ndarray,
+    use_row: np.ndarray,
+    strength: np.ndarray,
+    tolerance: float = 1e-4,
+    standardise_by: np.ndarray | None = None,
 ) -> np.ndarray:
     """Fit P logistic regressions, each on its own rows, and return their scores for every row.
 
@@ -30,6 +35,7 @@ def fit_many(
         use_row: (n, P) bool, the rows that problem p is fitted on.
         strength: (P,) C of scikit-learn; larger means less penalty.
         tolerance: stop when no gradient entry exceeds this share of the number of rows.
+        standardise_by: (n, P) bool, the rows whose spread makes z, where it should be of more than the fit's own.
 
     Returns:
         (n, P) decision values w . z + b, also for rows outside the fit.
@@ -39,9 +45,10 @@ def fit_many(
     rows = np.concatenate([features, np.ones((len(features), 1))], axis=1)
     weights = use_row * strength
     # Per problem: the variance of a feature over its rows; the intercept, last, goes without penalty.
-    count = use_row.sum(axis=0)
-    mean = features.T @ use_row / count
-    variance = np.maximum((features**2).T @ use_row / count - mean**2, 0)
+    spread_rows = use_row if standardise_by is None else standardise_by
+    count = spread_rows.sum(axis=0)
+    mean = features.T @ spread_rows / count
+    variance = np.maximum((features**2).T @ spread_rows / count - mean**2, 0)
     penalty = np.concatenate([_no_zero(variance), np.zeros((1, len(count)))])
 
     solution = np.zeros_like(penalty)

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from ..data.leaks import check_no_leak
 from ..metrics.localisation import score_maps
 from ..metrics.overlap import dice, iou
 from .linear_probe import interval
 from .localisation import non_negative
-from .splits import check_no_leak, patient_resamples
+from .splits import patient_resamples
 
 NUM_FOLDS = 5
 PENALTIES = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])  # share of each feature's variance; chosen anew in every fold
@@ -71,7 +72,7 @@ def patient_deal(patient_ids: np.ndarray, num_folds: int = NUM_FOLDS, seed: int 
             f"{len(patients)}. Add scans with outlines."
         )
     folds = (np.random.default_rng(seed).permutation(len(patients)) % num_folds)[patient_of_nodule]
-    check_no_leak(folds, patient_ids)
+    check_no_leak(folds, patient_ids, of="these folds")
     return folds
 
 
