@@ -54,6 +54,7 @@ DECIDES_NOTHING = {
     "evaluation/patch_probe.py:_answer_in_half",
     "evaluation/patch_probe.py:_out_of_fold",
     "evaluation/patch_report.py:_halves",
+    "evaluation/report.py:_split",
     "pretraining/schedules.py:_half_cosine",
     "tasks/adapter_files.py:_split_adapter_name",
 }
