@@ -1,8 +1,8 @@
 """Encode a scan: python training/encode_volume.py SCAN BACKBONE OUT [--pixel-mm=… --point-mm X Y Z …].
 
 SCAN is a DICOM folder or zip, or a NIfTI, NRRD or MetaImage file; BACKBONE a run of training/pretrain.py, a published
-folder or an id on the Hub. OUT receives features.zarr, colours.nii.gz and, with a point, similarity.nii.gz. Ctrl-C
-stops; the same command goes on.
+folder or an id on the Hub. OUT receives features.zarr, colours.nii.gz and, with a point, similarity.nii.gz and
+planes.png. Ctrl-C stops; the same command goes on.
 """
 
 import argparse
@@ -11,8 +11,10 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from dinox_hf.console import run_command
+from dinox_hf.serving.scan_slices import open_scan
 from dinox_hf.serving.volume_features import STORE, encode_volume
 from dinox_hf.serving.volume_maps import similarity_from, write_colours, write_similarity
+from dinox_hf.serving.volume_picture import draw_planes
 
 
 def main() -> None:
@@ -32,25 +34,27 @@ def main() -> None:
     point.add_argument("--voxel", type=float, nargs=3, metavar=("Z", "Y", "X"), help="the same by index")
     given = parser.parse_args()
     disable_progress_bar()  # of transformers
+    scan = open_scan(given.scan, given.series, given.max_gap_mm)
     features = encode_volume(
-        given.scan,
+        scan,
         given.backbone,
         given.out,
         pixel_mm=given.pixel_mm,
         tile_px=given.tile_px,
         overlap=given.overlap,
         neighbour_mm=given.neighbour_mm,
-        series_id=given.series,
-        max_gap_mm=given.max_gap_mm,
     )
     size = " x ".join(map(str, features.shape))
     print(f"{given.out / STORE}: {size} (slices, rows, columns, width), float16")
     write_colours(features, given.out / "colours.nii.gz")
     print(f"{given.out / 'colours.nii.gz'}: principal components as colours, on the voxels of the scan")
     if given.point_mm or given.voxel:
-        similarity = similarity_from(features, point_mm=given.point_mm, voxel=given.voxel)
+        voxel = given.voxel or features.voxel_at(given.point_mm)
+        similarity = similarity_from(features, voxel=voxel)
         write_similarity(features, similarity, given.out / "similarity.nii.gz")
         print(f"{given.out / 'similarity.nii.gz'}: cosine with the patch at the point, on the voxels of the scan")
+        draw_planes(given.out / "planes.png", scan, features, similarity, voxel)
+        print(f"{given.out / 'planes.png'}: the three planes through the point")
 
 
 if __name__ == "__main__":

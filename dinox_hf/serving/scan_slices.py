@@ -102,20 +102,22 @@ class ScanSlices:
 
 
 def open_scan(
-    source: str | Path | Volume, series_id: str | None = None, max_gap_mm: float | None = None
+    source: str | Path | Volume | ScanSlices, series_id: str | None = None, max_gap_mm: float | None = None
 ) -> ScanSlices:
     """Open the one scan at a place, or a volume that is in memory already.
 
     Slices of DICOM are decoded when they are asked for; NIfTI, NRRD and MetaImage are read as a whole.
 
     Args:
-        source: a folder, a zip archive, a file, or a `Volume`.
+        source: a folder, a zip archive, a file, a `Volume`, or a scan that is open.
         series_id: which one, where there are several.
         max_gap_mm: accept uneven gaps between DICOM slices up to this size; None refuses them.
 
     Raises:
         ValueError: if there is no scan, or more than one and none is named, or it is no CT.
     """
+    if isinstance(source, ScanSlices):
+        return source
     if isinstance(source, Volume):
         return _of_volume(source)
     require_input(Path(source))

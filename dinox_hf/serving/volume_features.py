@@ -107,7 +107,7 @@ class VolumeFeatures:
 
 
 def encode_volume(
-    source: str | Path | Volume,
+    source: str | Path | Volume | ScanSlices,
     backbone: str | Path | Backbone,
     out: str | Path | None = None,
     *,
@@ -125,7 +125,7 @@ def encode_volume(
     next. An interrupted call goes on when it is repeated.
 
     Args:
-        source: a DICOM folder or zip, a NIfTI, NRRD or MetaImage file, or a `Volume`.
+        source: a DICOM folder or zip, a NIfTI, NRRD or MetaImage file, a `Volume`, or a scan that is open.
         backbone: a run of training/pretrain.py (its last checkpoint), a published folder, an id on the Hub, or a
             `Backbone`. Windows, channels, mean and spread are those of its processor.
         out: the folder to write, OUT/features.zarr in it. None takes a temporary one, which the system may clear.

@@ -1,5 +1,6 @@
 """Pictures of a whole scan on its own voxels: what is alike to a point, and principal components as colours."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,21 +60,30 @@ def write_similarity(features: VolumeFeatures, similarity: np.ndarray, path: str
 
 
 def write_colours(features: VolumeFeatures, path: str | Path) -> None:
-    """Write the first three principal components of the tokens inside the body as red, green and blue; air is black.
+    """Write the colours of a scan as NIfTI of RGB voxels, on the voxels of the scan.
+
+    Args:
+        features: of the scan.
+        path: ends in .nii or .nii.gz.
+    """
+    with nifti_slices(path, features.scan_shape, features.scan_affine_lps, "rgb") as file:
+        for colours in colour_slices(features):
+            file.write(np.rint(255 * colours))
+
+
+def colour_slices(features: VolumeFeatures) -> Iterator[np.ndarray]:
+    """First three principal components of the tokens inside the body as red, green and blue; air is black.
 
     Components are fitted on tokens of evenly spaced slices, at most 8192 of them, and applied slice by slice; their
     signs are fixed, so the same features give the same colours.
 
-    Args:
-        features: of the scan.
-        path: NIfTI of RGB voxels, on the voxels of the scan.
+    Yields:
+        (H, W, 3) float32 in [0, 1] for every slice, from the feet.
     """
     basis = fit_body_colours(*_sample(features))
-    with nifti_slices(path, features.scan_shape, features.scan_affine_lps, "rgb") as file:
-        for index in range(len(features)):
-            found = features[index]
-            colours = found.on_slice(body_colours(found.tokens, found.mean_hu, basis))
-            file.write(np.rint(255 * colours.clip(0, 1)))
+    for index in range(len(features)):
+        found = features[index]
+        yield found.on_slice(body_colours(found.tokens, found.mean_hu, basis)).clip(0, 1)
 
 
 def _sample(features: VolumeFeatures) -> tuple[np.ndarray, np.ndarray]:

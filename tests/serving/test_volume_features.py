@@ -8,9 +8,11 @@ import yaml
 import dinox_hf
 from dinox_hf.evaluation.features import load_backbone
 from dinox_hf.serving import volume_features
+from dinox_hf.serving.scan_slices import open_scan
 from dinox_hf.serving.slice_features import encode_slice
 from dinox_hf.serving.volume_features import VolumeFeatures, encode_volume, open_backbone
 from dinox_hf.serving.volume_maps import similarity_from, write_colours, write_similarity
+from dinox_hf.serving.volume_picture import draw_planes, through_point
 from tests.data.scans import write_series
 from tests.evaluation.conftest import write_run
 from tests.serving.conftest import ball_hu, oblique_volume, tiny_backbone
@@ -163,3 +165,12 @@ def test_a_named_series_is_taken(backbone, tmp_path):
     assert found.record["series_id"] == "1.2.2" and found.scan_affine_lps[2, 3] == 2.0
     with pytest.raises(ValueError, match=r"Expected series 9 at .*found 2"):
         encode_volume(tmp_path / "scan", backbone, tmp_path / "other", series_id="9", progress=False)
+
+
+def test_planes_pass_through_the_point(features, volume, tmp_path):
+    z, y, x = np.indices(volume.voxels.shape)
+    axial, coronal, sagittal = through_point(10000 * z + 100 * y + x, BALL)
+    assert (axial[5, 7], coronal[5, 7], sagittal[5, 7]) == (30507, 52007, 50728)
+    similarity = similarity_from(features, voxel=BALL)
+    draw_planes(tmp_path / "planes.png", open_scan(volume), features, similarity, BALL)
+    assert (tmp_path / "planes.png").read_bytes().startswith(b"\x89PNG")
