@@ -3,24 +3,20 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ..evaluation.figures import LUNG_WINDOW
+from ..evaluation.figure_style import LUNG_WINDOW, ORANGE, PRINT_WIDTH, bare, save, style
 from ..model.image_processing_dinov3_ct import window_hu
 from .scan_slices import ScanSlices
 from .volume_features import VolumeFeatures
 from .volume_maps import colour_slices
 
-_MARK = "#E69F00"  # orange that colour-blind readers see too
-_COLUMN_INCHES = 2.4
+_COLUMN_INCHES = 2.1
 
 
 def draw_planes(
-    path: str | Path,
+    path: Path,
     scan: ScanSlices,
     features: VolumeFeatures,
     similarity: np.ndarray,
@@ -29,7 +25,7 @@ def draw_planes(
     """Draw axial, coronal and sagittal planes, each in millimetres, the head up.
 
     Args:
-        path: PNG, PDF or SVG.
+        path: of the PNG; an SVG is written beside it.
         scan: the CT.
         features: of it.
         similarity: (Z, rows, columns), of `similarity_from` the same point.
@@ -48,28 +44,20 @@ def draw_planes(
     first = columns["CT, lung window"]
     heights = [plane.shape[0] * aspect for plane, aspect in zip(first, aspects, strict=True)]
     height = _COLUMN_INCHES * sum(heights) / first[0].shape[1] + 0.4
-    figure, axes = plt.subplots(3, 3, figsize=(8.2, height), height_ratios=heights, layout="constrained")
-    for column, (title, planes) in enumerate(columns.items()):
-        axes[0, column].set_title(title, fontsize=10)
-        for row, (plane, aspect, mark) in enumerate(zip(planes, aspects, marks, strict=True)):
-            axis = axes[row, column]
-            is_map = plane.ndim == 2 and column == 2
-            shown = axis.imshow(
-                plane,
-                cmap="viridis" if is_map else "gray",
-                vmin=0,
-                vmax=1,
-                aspect=aspect,
-                origin="upper" if row == 0 else "lower",
-            )
-            axis.plot(*mark, marker="o", markersize=9, markerfacecolor="none", markeredgecolor=_MARK)
-            axis.set(xticks=[], yticks=[])
-    for row, name in enumerate(("axial", "coronal", "sagittal")):
-        axes[row, 0].set_ylabel(name)
-    figure.colorbar(shown, ax=axes[:, 2], shrink=0.5, label="cosine; below 0 as 0")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, metadata={"Software": None} if str(path).endswith(".png") else None)
-    plt.close(figure)
+    with style():
+        figure, axes = plt.subplots(3, 3, figsize=(PRINT_WIDTH, height), height_ratios=heights, layout="constrained")
+        for column, (title, planes) in enumerate(columns.items()):
+            axes[0, column].set_title(title)
+            cmap = "viridis" if column == 2 else "gray"  # of colours, none is asked for
+            for row, (plane, aspect, mark) in enumerate(zip(planes, aspects, marks, strict=True)):
+                origin = "upper" if row == 0 else "lower"
+                shown = axes[row, column].imshow(plane, cmap, vmin=0, vmax=1, aspect=aspect, origin=origin)
+                axes[row, column].plot(*mark, "o", markersize=8, markerfacecolor="none", markeredgecolor=ORANGE)
+                bare(axes[row, column])
+        for axis, name in zip(axes[:, 0], ("axial", "coronal", "sagittal"), strict=True):
+            axis.set_ylabel(name)
+        figure.colorbar(shown, ax=axes[:, 2], shrink=0.5, label="cosine; below 0 as 0")
+        save(figure, path)
 
 
 def through_point(slices: Iterable[np.ndarray], index: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
