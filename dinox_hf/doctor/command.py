@@ -1,4 +1,4 @@
-"""`python -m dinox_hf.doctor [--json]`: look at the machine, judge, print one screen."""
+"""`dinox doctor [--json]`, or `python -m dinox_hf.doctor`: look at the machine, judge, print one screen."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from .verdict import Finding, exit_code
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; return 0, or 1 if something has to be mended before a run."""
     parser = argparse.ArgumentParser(
-        prog="python -m dinox_hf.doctor",
+        prog="dinox doctor",
         description="What this machine can do for pretraining, and what to mend. Exit code 1: a check failed.",
     )
     parser.add_argument("--json", action="store_true", help="facts and findings for a program to read")

@@ -521,9 +521,19 @@ class Dinov3CTBackbone(BackboneMixin, Dinov3CTModel):
     @can_return_tuple
     @filter_output_hidden_states
     def forward(self, pixel_values: Tensor, spacing_mm: Tensor | None = None, **kwargs: Any) -> BackboneOutput:
-        """Return one (B, D, rows, columns) map for each of `out_features`, or (B, N, D) without reshaping.
+        """Return a feature map for each of `config.out_features`, "stem" and "stage1" to the last layer.
 
-        `spacing_mm` as in `Dinov3CTModel`.
+        Args:
+            pixel_values: (B, channels, height, width), any height and width.
+            spacing_mm: (B, 2) size of a pixel in mm, as in `Dinov3CTModel`.
+            kwargs: as for `Dinov3CTModel`.
+
+        Returns:
+            feature_maps, each (B, D, rows, columns) of patches, or (B, N, D) with `reshape_hidden_states=False`; after
+            the final norm, unless `apply_layernorm=False`, which leaves it to the last layer.
+
+        Raises:
+            ValueError: if pixels or spacing have another shape.
         """
         encoded = self._encode(pixel_values, spacing_mm=spacing_mm, **(kwargs | {"output_hidden_states": True}))
         grid = self.embeddings.patch_embeddings.grid(pixel_values)
@@ -593,8 +603,14 @@ class Dinov3CTForImageClassification(Dinov3CTPreTrainedModel):
             pixel_values: (B, channels, height, width), or (B, S, channels, height, width) where `config.num_slices` is
                 above 1; S may differ from it.
             labels: (B,) class numbers.
-            spacing_mm: (B, 2) as in `Dinov3CTModel`; slices of one lesion share it.
+            spacing_mm: (B, 2) size of a pixel in mm, as in `Dinov3CTModel`; slices of one lesion share it.
             kwargs: as for the backbone.
+
+        Returns:
+            logits (B, num_labels) before any softmax, loss () or `None`, hidden_states and attentions if asked for.
+
+        Raises:
+            ValueError: if pixels or spacing have another shape.
         """
         has_slices = self.config.num_slices > 1
         if pixel_values.ndim != (5 if has_slices else 4):

@@ -1,4 +1,6 @@
-"""Say what a run needs: python -m dinox_hf.pretraining.memory --config FILE --device-gb 96 [--a.b=c …].
+"""Say what a run needs: dinox plan --config FILE --device-gb 96 [--a.b=c …].
+
+Also python -m dinox_hf.pretraining.memory.
 
 One table: what the networks take, what each way of keeping activations takes for each slice, and the largest
 micro-batch that fits. Where the configuration itself does not fit, the answer is no and the nearest plan that does.
@@ -96,7 +98,7 @@ def verdict(config: PretrainConfig, own: Plan, how: Arithmetic, device_bytes: fl
 
 def main(arguments: list[str]) -> int:
     """Print the answer; 0 if the configuration fits, 1 if it does not, 2 for a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m dinox_hf.pretraining.memory", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dinox plan", description=__doc__)
     parser.add_argument("--config", help="a file of training/configs; without one, the defaults")
     parser.add_argument("--device-gb", type=float, required=True, help="memory of the device in 10^9 bytes")
     known, overrides = parser.parse_known_args(arguments)

@@ -134,8 +134,8 @@ def encode_volume(
         tile_px: side of a tile in pixels, a multiple of the patch size. None: the whole slice at once up to 4096
             patches, above that tiles of 64 x 64 patches.
         overlap: the least share of a tile that its neighbour covers too; tokens are averaged there.
-        neighbour_mm: distance of the slices below and above, for a backbone trained with neighbours; None takes that
-            of its run, else the adjacent slices.
+        neighbour_mm: distance in mm of the slices below and above, for a backbone trained with neighbours; None takes
+            that of its run, else the adjacent slices.
         series_id: which series, where `source` holds several.
         max_gap_mm: accept uneven gaps between DICOM slices up to this size.
         progress: show a bar.

@@ -21,7 +21,8 @@ def read_series(path: str | Path, max_gap_mm: float | None = None) -> Iterator[V
         max_gap_mm: accept uneven gaps between DICOM slices up to this size; None refuses them.
 
     Yields:
-        A `Volume` per scan, one in memory at a time, and a `Rejection` per file or series that gave none.
+        A `Volume` per scan, one in memory at a time: (Z, Y, X) int16, HU for CT, with its millimetres. And a
+        `Rejection` per file or series that gave none.
 
     Raises:
         ValueError: if there is nothing at `path`.
