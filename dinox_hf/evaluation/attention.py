@@ -26,6 +26,7 @@ MEAN, BEST = "mean of heads", "best head"
 OTHERS, COMPONENT = "similarity to other patients' nodules", "first component"
 OWN = "similarity to the nodule's own patches"
 CENTRE_PRIOR = "centre prior"
+NATIVE, DOUBLED, WIDE = "native resolution", "doubled resolution", "doubled field"
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ def scales(field_mm: float, size_px: int) -> list[tuple[str, float, int]]:
     patches at finer positions; and twice the millimetres at the probe's pixel size.
     """
     return [
-        ("native resolution", field_mm, size_px),
-        ("doubled resolution", field_mm, 2 * size_px),
-        ("doubled field", 2 * field_mm, 2 * size_px),
+        (NATIVE, field_mm, size_px),
+        (DOUBLED, field_mm, 2 * size_px),
+        (WIDE, 2 * field_mm, 2 * size_px),
     ]
 
 
@@ -64,7 +65,7 @@ def look(
     source: NoduleSource,
     field_mm: float,
     size_px: int,
-    name: str = "native resolution",
+    name: str = NATIVE,
 ) -> AttentionField:
     """Cut a field off the centre of every nodule and let every network look at it."""
     nodules = source.table

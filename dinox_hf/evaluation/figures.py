@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from .body_colours import body_colours, fit_body_colours
 from .figure_style import BLUE, GREEN, GREY, ORANGE, PINK, PRINT_WIDTH, RED, band, bare, outline, save, show_ct, style
@@ -167,6 +168,48 @@ def draw_probes(path: Path, probes: list[dict[str, Any]]) -> None:
         save(figure, path)
 
 
+def draw_localisation(path: Path, fields: list[dict[str, Any]]) -> None:
+    """One panel a field, one line a map: AUPRC of the backbone beside random weights, the centre prior and chance.
+
+    Args:
+        path: the PNG; an SVG is written beside it.
+        fields: of `attention.attention_record`.
+    """
+    names = [gain["map"] for gain in fields[0]["gains"]]
+    with style(axes__spines__left=False):
+        figure, axes = plt.subplots(
+            1,
+            len(fields),
+            figsize=(PRINT_WIDTH, 0.36 * len(names) + 1.0),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, field in zip(axes[0], fields, strict=True):
+            for position, name in enumerate(names):
+                band(axis, position)
+                for network, colour, marker, y in (
+                    ("backbone", BLUE, "o", position - 0.16),
+                    ("random weights", GREY, "v", position + 0.16),
+                ):
+                    scores = field["maps"][f"{network}, {name}"]
+                    axis.plot(scores["auprc_interval"], [y, y], color=colour, linewidth=1.0, alpha=0.6)
+                    axis.plot(scores["auprc"], y, marker, color=colour, markersize=4, label=network, zorder=3)
+            prior = field["maps"]["centre prior"]
+            axis.axvline(prior["auprc"], color=ORANGE, linestyle="--", linewidth=0.9, label="centre prior")
+            axis.axvline(prior["chance"], color=GREY, linestyle=":", linewidth=1.1, label="chance")
+            title = f"{field['name'].capitalize()}\n{field['field_mm']:g} mm, {field['size_px']} px"
+            axis.set(
+                title=title, xlabel="AUPRC", ylim=(len(names) - 0.5, -0.5), xlim=(0, 1), xticks=np.arange(0, 1, 0.2)
+            )
+            axis.tick_params(axis="y", length=0)
+            axis.grid(visible=False, axis="y")
+        axes[0, 0].set_yticks(range(len(names)), [name.replace(" to ", " to\n") for name in names])
+        _legend_above(figure, axes[0, 0])
+        save(figure, path)
+
+
 def draw_patch_probes(path: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
     """One line a question: trained with and without Gram anchoring beside the controls, CLS left and pooled right.
 
@@ -202,11 +245,14 @@ def draw_patch_probes(path: Path, rows: dict[str, list[dict[str, Any]]]) -> None
             axis.tick_params(axis="y", length=0)
             axis.grid(visible=False, axis="y")
         axes[0].set_yticks(range(len(rows)), list(rows))
-        handles = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), handletextpad=0.2
-        )
+        _legend_above(figure, axes[0])
         save(figure, path)
+
+
+def _legend_above(figure: Figure, axis: Axes) -> None:
+    """What the panels share, each label once."""
+    handles = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), handletextpad=0.4)
 
 
 def _curve(axis: Axes, records: list[dict[str, float]], name: str, colour: str, line: str | tuple, label: str) -> None:

@@ -1,18 +1,21 @@
-"""The report of an evaluation: the same numbers as report.json for programs and report.md for people."""
+"""The report of an evaluation: the same numbers as report.json for programs, report.md and report.html for people."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from .html_report import html_page
 from .part import Part, Report
 from .probe_suite import MIN_NODULES, MIN_PATIENTS
 
 
 def write_report(report: Report, parts: Sequence[Part], folder: Path) -> None:
-    """Write report.json and report.md."""
+    """Write report.json, report.md, and the same text with its figures as report.html."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    (folder / "report.md").write_text(markdown(report, parts))
+    text = markdown(report, parts)
+    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(html_page(text, folder), encoding="utf-8")
 
 
 def markdown(report: Report, parts: Sequence[Part]) -> str:

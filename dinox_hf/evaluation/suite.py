@@ -36,9 +36,10 @@ from .patch_colours_part import PATCH_COLOURS
 from .pretraining_patients import seen_text
 from .probe_part import PROBES
 from .report import write_report
+from .segmentation_part import SEGMENTATION
 from .subject import EvaluationSettings, Subject, load_subject
 
-PARTS: tuple[Part, ...] = (PROBES, COLLAPSE, LEARNING, PATCH_COLOURS, ATTENTION)
+PARTS: tuple[Part, ...] = (PROBES, COLLAPSE, LEARNING, PATCH_COLOURS, ATTENTION, SEGMENTATION)
 
 
 def evaluate(source: str, data: str | None, out: str | None, settings: EvaluationSettings) -> Path:

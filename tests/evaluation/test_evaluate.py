@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from dinox_hf.evaluation import bench, features
+from dinox_hf.evaluation import bench, features, figure_style
 from dinox_hf.evaluation.shuffled_control import shuffled_line
 from dinox_hf.evaluation.subject import EvaluationSettings, load_subject
 from dinox_hf.evaluation.suite import evaluate
@@ -17,14 +17,18 @@ SETTINGS = EvaluationSettings(field_mm=24, num_seeds=2, num_random=2, max_slices
 
 
 def test_a_run_is_evaluated_from_its_folder_alone_and_the_same_again(tiny_run, monkeypatch):
+    monkeypatch.setattr(figure_style, "DPI", 40)  # as many pixels as the test needs
     out = evaluate(str(tiny_run), None, None, SETTINGS)
     assert out == tiny_run / "evaluation"
     first = (out / "report.json").read_text()
     report = json.loads(first)
     for path in report["figures"].values():
-        assert (out / path).stat().st_size > 10_000
+        assert (out / path).stat().st_size > 2_000
         assert f"]({path})" in (out / "report.md").read_text()
-    assert set(report["figures"]) == {"attention", "patch_colours", "training_curves", "probes"}
+    drawn = {"attention", "maps", "localisation", "patch_colours", "training_curves", "probes"}
+    assert set(report["figures"]) == drawn
+    page = (out / "report.html").read_text()
+    assert page.count('src="data:image/svg+xml;base64,') == len(drawn) and "http" not in page
     assert str(tiny_run.parent) not in first
     assert [criterion["reached"] for criterion in report["learning"]["criteria"]][:2] == [False, True]
 
@@ -38,6 +42,10 @@ def test_a_run_is_evaluated_from_its_folder_alone_and_the_same_again(tiny_run, m
         "label 1 has 0 nodules of 0 patients; at least 10 nodules of 5 patients are needed"
     )
     assert report["cls_gain"]["attributes"] == ["texture"]
+    # Dense against lung: tokens must outline what any pixel shows, at both resolutions.
+    assert [field["name"] for field in report["segmentation"]["fields"]] == ["native resolution", "doubled resolution"]
+    assert report["segmentation"]["fields"][1]["scores"]["backbone"]["auprc"] > 0.5
+    assert [field["size_px"] for field in report["attention"]] == [24, 48, 48]
     shuffled = shuffled_line(report["probes"])
     text = (out / "report.md").read_text()
     assert f"- {shuffled}" in text.split("## ")[1] if shuffled else "Shuffled labels leave" not in text
@@ -54,6 +62,9 @@ def test_one_patient_is_reported_without_probes_and_without_a_crash(tiny_run, tm
     assert "CLS probe gain over random weights: not measured" in text
     assert len(re.findall(r"not measured: [a-z]+", text)) >= 12
     assert "best head |" not in text
+    assert (
+        "Outlines from patch tokens: not measured – A segmentation probe needs nodules of at least 5 patients" in text
+    )
     assert "one patient" in text
 
 

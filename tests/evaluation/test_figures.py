@@ -40,6 +40,12 @@ def draw(name: str, path) -> None:
         scores = [score(features, pooling) for features in names for pooling in ("cls", "mean", "max")]
         scores += [score(features, "–") for features in ("raw pixels, PCA-64", "size only")]
         figures.draw_patch_probes(path, {"calcification, 6–14 mm": scores, "texture": scores})
+    elif name == "localisation":
+        one = {"auprc": 0.4, "auprc_interval": [0.3, 0.5], "chance": 0.1}
+        names = ("mean of heads", "similarity to other patients' nodules")
+        maps = {f"{network}, {each}": one for network in FEATURES for each in names} | {"centre prior": one}
+        field = {"name": "native resolution", "field_mm": 32.0, "size_px": 224, "maps": maps}
+        figures.draw_localisation(path, [field | {"gains": [{"map": each} for each in names]}] * 3)
     elif name == "overlays":
         truth = np.zeros((12, 16, 16), dtype=bool)
         truth[:, 4:9, 4:9] = True
@@ -48,7 +54,7 @@ def draw(name: str, path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["attention", "patch_colours", "training_curves", "probes", "patch_probes", "overlays"]
+    "name", ["attention", "patch_colours", "training_curves", "probes", "patch_probes", "localisation", "overlays"]
 )
 def test_a_figure_can_go_to_print(name, tmp_path, monkeypatch):
     seen = []
