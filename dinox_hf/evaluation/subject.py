@@ -23,11 +23,12 @@ class EvaluationSettings:
     size_px: int | None = None  # its side in pixels; None: that of the run's global crops
     num_seeds: int = 5  # repetitions of the folds
     num_random: int = 3  # random twins of the backbone
+    num_draws: int = 10  # of patients with labels, for every share of them
     max_slices: int = 512  # of the collapse test
     unseen_only: bool = False  # leave out patients whose images pretraining saw
 
     def __post_init__(self) -> None:
-        for name in ("field_mm", "size_px", "num_seeds", "num_random", "max_slices"):
+        for name in ("field_mm", "size_px", "num_seeds", "num_random", "num_draws", "max_slices"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be > 0; found {value}. Leave it out for the default.")

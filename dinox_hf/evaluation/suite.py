@@ -28,18 +28,24 @@ from tqdm import tqdm
 from .attention_part import ATTENTION
 from .bench import Bench
 from .collapse_part import COLLAPSE
+from .label_efficiency_part import LABEL_EFFICIENCY
 from .learning_part import LEARNING
 from .material import Material, gather
+from .neighbours_part import NEIGHBOURS
 from .nodule_sources import open_source
 from .part import Part
 from .patch_colours_part import PATCH_COLOURS
 from .pretraining_patients import seen_text
 from .probe_part import PROBES
+from .readers_part import READERS
 from .report import write_report
 from .segmentation_part import SEGMENTATION
 from .subject import EvaluationSettings, Subject, load_subject
 
-PARTS: tuple[Part, ...] = (PROBES, COLLAPSE, LEARNING, PATCH_COLOURS, ATTENTION, SEGMENTATION)
+PARTS: tuple[Part, ...] = (
+    *(PROBES, NEIGHBOURS, READERS, LABEL_EFFICIENCY),
+    *(COLLAPSE, LEARNING, PATCH_COLOURS, ATTENTION, SEGMENTATION),
+)
 
 
 def evaluate(source: str, data: str | None, out: str | None, settings: EvaluationSettings) -> Path:

@@ -3,9 +3,7 @@
 import numpy as np
 
 
-def expected_calibration_error(
-    outcomes: np.ndarray, probabilities: np.ndarray, num_bins: int = 10, counts: np.ndarray | None = None
-) -> float:
+def expected_calibration_error(outcomes: np.ndarray, probabilities: np.ndarray, num_bins: int = 10) -> float:
     """How far, on average, a stated probability lies from how often the event then happens.
 
     Guo et al., On Calibration of Modern Neural Networks (arXiv:1706.04599), equation 3, with bins of equal width, each
@@ -17,7 +15,6 @@ def expected_calibration_error(
         outcomes: (n,) 0 or 1; or a share between, such as that of readers who said yes.
         probabilities: (n,) from 0 to 1.
         num_bins: between 0 and 1.
-        counts: (n,) how often a case counts, as a bootstrap draws it; None for once.
 
     Raises:
         ValueError: if shapes differ or there is no case, a value is outside 0 to 1, or there is no bin.
@@ -34,8 +31,7 @@ def expected_calibration_error(
                 f"expected_calibration_error expects {name} from 0 to 1; found {values.min()} to {values.max()}. "
                 f"Turn decision values into probabilities first, and leave out what is not a number."
             )
-    counts = np.ones(len(outcomes)) if counts is None else counts
     bins = np.clip(np.ceil(probabilities * num_bins) - 1, 0, num_bins - 1).astype(int)
     # |sum of outcomes - sum of probabilities| of a bin is its number of cases times the difference of the means.
-    gaps = np.bincount(bins, weights=counts * (outcomes - probabilities), minlength=num_bins)
-    return float(np.abs(gaps).sum() / counts.sum())
+    gaps = np.bincount(bins, weights=outcomes - probabilities, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(outcomes))

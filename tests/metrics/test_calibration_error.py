@@ -28,13 +28,6 @@ def test_probabilities_of_0_and_1_fall_into_the_outer_bins():
     assert expected_calibration_error(np.array([1, 0]), np.array([0.0, 1.0])) == 1
 
 
-def test_counts_are_copies_of_cases():
-    rng = np.random.default_rng(0)
-    outcomes, probabilities, counts = rng.integers(0, 2, 50), rng.uniform(size=50), rng.integers(0, 3, 50)
-    copied = expected_calibration_error(np.repeat(outcomes, counts), np.repeat(probabilities, counts))
-    assert expected_calibration_error(outcomes, probabilities, counts=counts) == pytest.approx(copied, abs=1e-12)
-
-
 def test_decision_values_are_refused():
     with pytest.raises(ValueError, match=r"probabilities from 0 to 1; found -1.0 to 2.0"):
         expected_calibration_error(np.array([0, 1]), np.array([-1.0, 2.0]))

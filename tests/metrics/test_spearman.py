@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from dinox_hf.metrics.spearman import spearman
+from dinox_hf.metrics.spearman import resampled_spearman, spearman
 
 
 def test_it_is_that_of_scipy_with_ties():
@@ -16,6 +16,14 @@ def test_any_rising_function_changes_nothing():
     values = np.random.default_rng(0).normal(size=20)
     assert spearman(values, np.exp(values)) == pytest.approx(1)
     assert spearman(values, -(values**3)) == pytest.approx(-1)
+
+
+def test_counts_are_copies_of_cases():
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(1, 6, 40), rng.normal(size=40).round(1)
+    counts = rng.integers(0, 4, (6, 40))
+    expected = [spearman(np.repeat(first, row), np.repeat(second, row)) for row in counts]
+    np.testing.assert_allclose(resampled_spearman(first, second, counts), expected, atol=1e-12)
 
 
 def test_a_constant_has_no_correlation():
