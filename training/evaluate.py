@@ -3,6 +3,9 @@
 BACKBONE is a run folder, a transformers folder, a Hub id, or random:vits16 for random weights. SET is a built set with
 nodules, an npz of nodule patches, or a folder with one, such as --data $DINOX_REAL_DATA/nodules.
 Killed, the same command goes on: features and scores are kept beside the report.
+
+With --watch, every new checkpoint of a run is evaluated as it appears, until its last step or Ctrl-C: by a second
+machine, where it shares the folder of the run.
 """
 
 import argparse
@@ -13,6 +16,8 @@ from dinox_hf.evaluation.before_after import before_after_line
 from dinox_hf.evaluation.probe_part import cls_gain_line
 from dinox_hf.evaluation.subject import EvaluationSettings
 from dinox_hf.evaluation.suite import evaluate
+from dinox_hf.evaluation.watch import LINES, watch_run
+from dinox_hf.pretraining.checkpoint_folders import damage
 
 
 def main() -> None:
@@ -29,6 +34,10 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, help="its side in pixels (default: the global crops of the run)")
     parser.add_argument("--seeds", type=int, default=5, help="repetitions of the cross-validation (default: 5)")
+    parser.add_argument("--watch", action="store_true", help="evaluate every checkpoint of the run as it appears")
+    parser.add_argument("--full", action="store_true", help="with --watch: ask everything (default: the probes)")
+    parser.add_argument("--once", action="store_true", help="with --watch: evaluate what is there and end")
+    parser.add_argument("--every", type=float, default=30.0, help="with --watch: seconds between looks (default: 30)")
     arguments = parser.parse_args()
 
     settings = EvaluationSettings(
@@ -37,6 +46,12 @@ def main() -> None:
         num_seeds=arguments.seeds,
         unseen_only=arguments.unseen_only,
     )
+    if arguments.watch:
+        asked = arguments.backbone, arguments.data, arguments.out, settings, arguments.full
+        watch = watch_run(*asked, damage, arguments.every)
+        lines = watch.until_the_end(arguments.once)
+        print(f"\nCheckpoints: {watch.out / LINES} ({len(lines)})\nFigure:      {watch.out / 'watch.png'}")
+        return
     out = evaluate(arguments.backbone, arguments.data, arguments.out, settings)
 
     report = json.loads((out / "report.json").read_text())
@@ -47,7 +62,7 @@ def main() -> None:
         value = "not measured" if criterion["value"] is None else f"{criterion['value']:.3f}"
         mark = {True: "reached", False: "NOT reached", None: "–"}[criterion["reached"]]
         print(f"  {criterion['name']:<36} {value:>12}  ({criterion['asks']}): {mark}")
-    print(f"\nReport:  {out / 'report.md'} (numbers: report.json)")
+    print(f"\nReport:  {out / 'report.html'} (as text: report.md, numbers: report.json)")
     for path in report["figures"].values():
         print(f"Figure:  {out / path}")
 

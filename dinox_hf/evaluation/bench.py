@@ -19,7 +19,8 @@ class Bench:
     subject: Subject
     material: Material
     settings: EvaluationSettings
-    out: Path  # folder of the report; features/ and scores/ in it are the cache
+    out: Path  # folder of the report
+    cache: Path  # folder of features/ and scores/ that need not be computed again: that of the report, or a shared one
     num_threads: int
     progress: tqdm
     figures: dict[str, str] = field(default_factory=dict)  # by name, relative to the report
@@ -43,7 +44,7 @@ class Bench:
         material = self.material
         inputs = network, material.images[images], material.spacing_mm[images]
         key = self.key(network) | {"of": images}
-        features = cached(self.out / "features", key, lambda: pooled_features(*inputs))
+        features = cached(self.cache / "features", key, lambda: pooled_features(*inputs))
         for pooling, values in features.items():
             if not np.isfinite(values).all():
                 rows = int((~np.isfinite(values).all(axis=1)).sum())

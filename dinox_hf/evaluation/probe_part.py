@@ -38,7 +38,7 @@ def cls_gain_line(gain: dict[str, Any] | None) -> str:
 
 def _measure(bench: Bench, report: Report) -> Report:
     inputs = _inputs(bench)
-    answers = answer_all(inputs, bench.settings.num_seeds, bench.num_threads, bench.out / "scores", bench.now)
+    answers = answer_all(inputs, bench.settings.num_seeds, bench.num_threads, bench.cache / "scores", bench.now)
     others = [mean_gain(answers, pooling) for pooling in POOLINGS if pooling != "cls"]
     probes = [probe_record(answer) for answer in answers]
     measured = [probe for probe in probes if probe["not_measured"] is None]

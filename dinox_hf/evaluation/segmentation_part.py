@@ -67,7 +67,7 @@ def _scores_in(
 
         of = {"of": "segmentation probe", "format": _CACHE_FORMAT, "field_mm": field_mm, "size_px": size_px}
         asked = {"rows": rows.tolist(), "folds": folds.tolist(), "data": source.fingerprint}
-        return PatchScores(**cached(bench.out / "scores", bench.key(network) | of | asked, compute))
+        return PatchScores(**cached(bench.cache / "scores", bench.key(network) | of | asked, compute))
 
     pixels = raw_patches(fields_hu, subject.backbone.patch_size)
     scores = {BACKBONE: of_network(subject.backbone)}

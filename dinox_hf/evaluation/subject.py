@@ -115,8 +115,13 @@ class Subject:
         return None if seen is None else seen.record(patient_ids)
 
 
-def load_subject(source: str, num_random: int) -> Subject:
+def load_subject(source: str, num_random: int, step: int | None = None) -> Subject:
     """Open a run folder at its latest checkpoint, a transformers folder or Hub id, or `random:PRESET`.
+
+    Args:
+        source: what to open.
+        num_random: how many random twins to draw.
+        step: of a run, the checkpoint to open instead of the latest; what was logged later is then left out.
 
     Raises:
         ValueError: if a run has no complete checkpoint, a folder holds no model, or there is no such preset.
@@ -128,7 +133,11 @@ def load_subject(source: str, num_random: int) -> Subject:
     folder = Path(source)
     config = read_run(folder)
     checkpoint = latest_checkpoint(folder) if config or (folder / "checkpoints").is_dir() else None
+    records = read_metrics(folder)
+    if step is not None:
+        checkpoint = folder / "checkpoints" / f"step_{step:08d}"
+        records = [record for record in records if record["step"] <= step]
     backbone = load_backbone(checkpoint / "backbone" if checkpoint else source)
     twins = [random_twin(backbone, seed) for seed in range(num_random)]
     start, name = starting_weights(backbone, config), checkpoint.name if checkpoint else None
-    return Subject(source, name, backbone, twins, start, config, read_metrics(folder))
+    return Subject(source, name, backbone, twins, start, config, records)

@@ -12,12 +12,13 @@ diameter and ratings of every nodule, in one order), `bench.features(network)` (
 the cache), `bench.material.source` (pixels and masks: whole slices with outlines, or patches without),
 `bench.figure(name)` (where to draw), and `bench.now(text)` (beside the progress bar). `report` holds what the parts
 before have measured. What the data cannot give stands in the report as the reason why it was not measured, and its
-section tells it. What takes long is kept with `features.cached` under `bench.out`, so that a killed evaluation goes on
-where it was.
+section tells it. What takes long is kept with `features.cached` under `bench.cache`, so that a killed evaluation goes
+on where it was.
 To add a part: write its module, and name it in `PARTS`.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,18 @@ PARTS: tuple[Part, ...] = (
     *(COLLAPSE, LEARNING, PATCH_COLOURS, ATTENTION, SEGMENTATION),
 )
 
+LIGHT_PARTS: tuple[Part, ...] = (PROBES, COLLAPSE, LEARNING)  # what tells soonest whether a run learns
 
-def evaluate(source: str, data: str | None, out: str | None, settings: EvaluationSettings) -> Path:
+
+def evaluate(
+    source: str,
+    data: str | None,
+    out: str | None,
+    settings: EvaluationSettings,
+    parts: Sequence[Part] = PARTS,
+    step: int | None = None,
+    cache: Path | None = None,
+) -> Path:
     """Evaluate a backbone and write report.json, report.md and figures/.
 
     Args:
@@ -57,6 +68,9 @@ def evaluate(source: str, data: str | None, out: str | None, settings: Evaluatio
             was trained on.
         out: where to write; None takes a folder in the run folder, see `Subject.out_folder`.
         settings: see `EvaluationSettings`.
+        parts: what to measure, in the order of the report.
+        step: of a run, the checkpoint to evaluate; None takes the latest.
+        cache: folder of features and scores that several evaluations share; None keeps them beside the report.
 
     Returns:
         The folder written to.
@@ -64,17 +78,17 @@ def evaluate(source: str, data: str | None, out: str | None, settings: Evaluatio
     Raises:
         ValueError: if backbone or data are missing or do not fit each other, or features are not finite.
     """
-    subject = load_subject(source, settings.num_random)
+    subject = load_subject(source, settings.num_random, step)
     nodules, out_folder = open_source(subject.data_folder(data)), subject.out_folder(out, data)
     seen = subject.seen()
     if settings.unseen_only:
         _refuse_unknown(seen, source)
         nodules = nodules.without(seen.seen)
     networks = 1 + len(subject.twins) + bool(subject.start and subject.start.backbone)
-    with tqdm(total=1 + networks + len(PARTS), desc="evaluate", unit="part") as progress:
+    with tqdm(total=1 + networks + len(parts), desc="evaluate", unit="part") as progress:
         material = gather(subject, nodules, settings)
         progress.update()
-        bench = Bench(subject, material, settings, out_folder, os.cpu_count() or 1, progress)
+        bench = Bench(subject, material, settings, out_folder, cache or out_folder, os.cpu_count() or 1, progress)
         for network in bench.networks:
             for images in material.images:
                 bench.now(f"features of {images}")
@@ -82,11 +96,11 @@ def evaluate(source: str, data: str | None, out: str | None, settings: Evaluatio
             progress.update()
         report = _about(subject, material, settings)
         report["figures"] = bench.figures
-        for part in PARTS:
+        for part in parts:
             bench.now(part.name)
             report |= part.measure(bench, report)
             progress.update()
-    write_report(report, PARTS, out_folder)
+    write_report(report, parts, out_folder)
     return out_folder
 
 

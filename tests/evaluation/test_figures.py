@@ -7,6 +7,7 @@ from PIL import Image
 
 from dinox_hf.evaluation import figure_style, figures, mask_scores
 from dinox_hf.evaluation.figure_style import MIN_TYPE, PRINT_WIDTH
+from dinox_hf.evaluation.watch_figure import draw_watch
 
 FEATURES = ("backbone", "starting weights", "random weights")
 
@@ -46,6 +47,12 @@ def draw(name: str, path) -> None:
         maps = {f"{network}, {each}": one for network in FEATURES for each in names} | {"centre prior": one}
         field = {"name": "native resolution", "field_mm": 32.0, "size_px": 224, "maps": maps}
         figures.draw_localisation(path, [field | {"gains": [{"map": each} for each in names]}] * 3)
+    elif name == "watch":
+        names = ("backbone, cls", "random weights, cls", "raw pixels, PCA-64, –", "size only, –")
+        score_of = dict.fromkeys(names, (0.6, 0.5, 0.7))
+        point = {"cls_gain": [0.1, 0.0, 0.2], "auc": {"malignancy A": score_of}, "effective_rank": 9.0, "dense": {}}
+        dense = {"outlines Dice, native resolution": {"backbone": 0.7, "random weights": 0.6}}
+        draw_watch(path, [point | {"step": 10}, point | {"step": 20, "dense": dense}])
     elif name == "overlays":
         truth = np.zeros((12, 16, 16), dtype=bool)
         truth[:, 4:9, 4:9] = True
@@ -54,7 +61,8 @@ def draw(name: str, path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["attention", "patch_colours", "training_curves", "probes", "patch_probes", "localisation", "overlays"]
+    "name",
+    ["attention", "patch_colours", "training_curves", "probes", "patch_probes", "localisation", "watch", "overlays"],
 )
 def test_a_figure_can_go_to_print(name, tmp_path, monkeypatch):
     seen = []
