@@ -41,6 +41,7 @@ from dinox_hf.tasks.adaptation import adapt, parameter_groups
 from dinox_hf.tasks.adapter_files import LOCAL_BASE, load_adapter
 from dinox_hf.tasks.backbone import build_backbone, read_processor
 from dinox_hf.tasks.classification import build_classifier
+from dinox_hf.tasks.update import update
 
 CLASS_NAMES = ("benign", "suspicious")
 
@@ -146,18 +147,9 @@ def training_step(
 ) -> float:
     """One update from one batch; returns its loss."""
     model.train()
-    optimizer.zero_grad()
     logits = model(pixel_values=batch["pixel_values"], spacing_mm=batch["spacing_mm"]).logits
     loss = F.cross_entropy(logits.float(), batch["labels"], weight)
-    if not loss.isfinite():
-        raise ValueError(
-            f"The loss of a head should be finite; found {loss.item()}. The best head so far is saved. Lower "
-            f"--training.lr and --training.head_lr, or look for slices that are not CT."
-        )
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-    optimizer.step()
-    return loss.item()
+    return update(accelerator, model, optimizer, loss, max_grad_norm)
 
 
 @torch.no_grad()

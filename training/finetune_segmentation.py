@@ -49,6 +49,7 @@ from dinox_hf.tasks.adapter_files import LOCAL_BASE
 from dinox_hf.tasks.backbone import build_backbone, read_processor
 from dinox_hf.tasks.classification import HeadConfig
 from dinox_hf.tasks.segmentation import Dinov3CTForSegmentation, load_segmenter, save_segmenter
+from dinox_hf.tasks.update import update
 
 NUM_CLASSES = 2  # background and nodule
 HEAD, RANDOM, DISC = "head", "random weights, same head", "disc of the mean size"
@@ -65,8 +66,8 @@ def main(config: SegmentationConfig) -> Path:
     processor = read_processor(weights.folder, size_px, backbone.config.patch_size)
     cohort = deal_masks(read_nodules(config.data.folder), config.data)
     crops = NoduleCrops(ScanSet(config.data.folder), cohort, processor, config.crops, HeadConfig())
-    folder.begin(to_dict(config))
     if accelerator.is_main_process:
+        folder.begin(to_dict(config))
         with made_whole((folder.output / "base").resolve()) as building:
             backbone.save_pretrained(building)
 
@@ -118,7 +119,12 @@ def train(
     full_rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = accelerator.prepare(model, optimizer)
     network = accelerator.unwrap_model(model)
-    progress = tqdm(range(1, training.epochs + 1), "head" if base else "control", unit="epoch")
+    progress = tqdm(
+        range(1, training.epochs + 1),
+        "head" if base else "control",
+        unit="epoch",
+        disable=not accelerator.is_main_process,
+    )
     best, kept = {"epoch": 0, "validation_dice": -1.0}, {}
     for epoch in progress:
         order = np.random.default_rng([config.seed, epoch]).permutation(crops.cohort.indices("train"))
@@ -137,7 +143,8 @@ def train(
             elif accelerator.is_main_process:
                 with made_whole(folder.head.resolve()) as building:
                     save_segmenter(network, building, base, config.decoder, NUM_CLASSES)
-        folder.log({"head": bool(base), "epoch": epoch, "loss": loss, "validation_dice": found})
+        if accelerator.is_main_process:
+            folder.log({"head": bool(base), "epoch": epoch, "loss": loss, "validation_dice": found})
         progress.set_postfix_str(f"loss {loss:.3f}, validation Dice {found:.3f}, best {best['validation_dice']:.3f}")
         if epoch - best["epoch"] >= training.patience:
             break
@@ -151,19 +158,10 @@ def training_step(
 ) -> float:
     """One update from one batch; returns its loss."""
     model.train()
-    optimizer.zero_grad()
     loss = segmentation_loss(
         model(pixel_values=batch["pixel_values"], spacing_mm=batch["spacing_mm"]), batch["labels"]
     )
-    if not loss.isfinite():
-        raise ValueError(
-            f"The loss of a head should be finite; found {loss.item()}. The best head so far is saved. Lower "
-            f"--training.head_lr, or look whether the backbone's features are finite."
-        )
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-    optimizer.step()
-    return loss.item()
+    return update(accelerator, model, optimizer, loss, max_grad_norm)
 
 
 def test(
