@@ -8,6 +8,7 @@ looked at once, beside the same head trained on random weights and beside a disc
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +37,10 @@ from dinox_hf.evaluation.nodule_masks import MaskEpoch, deal_masks
 from dinox_hf.evaluation.nodules import ScanSet, read_nodules
 from dinox_hf.evaluation.segmentation_config import SegmentationConfig
 from dinox_hf.evaluation.tables import interval_text
+from dinox_hf.hub.head_facts import base_facts
 from dinox_hf.hub.head_folder import FINISHED, HeadFolder
 from dinox_hf.hub.publish import made_whole
+from dinox_hf.hub.segmenter_card import segmenter_report, write_segmenter_report
 from dinox_hf.losses.segmentation import segmentation_loss
 from dinox_hf.metrics.overlap import dice
 from dinox_hf.model.modeling_dinov3_ct import Dinov3CTModel
@@ -70,29 +73,26 @@ def main(config: SegmentationConfig) -> Path:
         folder.begin(to_dict(config))
         with made_whole((folder.output / "base").resolve()) as building:
             backbone.save_pretrained(building)
+            processor.save_pretrained(building)
 
     set_seed(config.seed)
-    networks = {RANDOM: (Dinov3CTModel(backbone.config), ""), HEAD: (backbone, LOCAL_BASE)}
+    networks = {RANDOM: Dinov3CTModel(backbone.config), HEAD: backbone}
+    facts = base_facts(config.backbone, LOCAL_BASE, weights.provenance)
     segmenters, best = {}, {}
-    for name, (network, base) in networks.items():
+    for name, network in networks.items():
         set_seed(config.seed)  # both begin with the same decoder
         model = adapt(Dinov3CTForSegmentation(network, config.decoder, NUM_CLASSES), config.adaptation)
-        best[name] = train(config, accelerator, model, crops, folder, base)
+        report = segmenter_report(config, facts, crops, model) if name == HEAD else None
+        best[name] = train(config, accelerator, model, crops, folder, report)
         segmenters[name] = model
     if not accelerator.is_main_process:
         return folder.head
     # What is tested is what was saved, read back.
     segmenters[HEAD] = load_segmenter(folder.head).to(accelerator.device)
     rows = test(config, segmenters, crops, folder)
-    report = {
-        "status": FINISHED,
-        "best": best,
-        "parts": cohort.counts(),
-        "num_cases": len(rows),
-        "test": mask_table(rows),
-        "no_interval": no_mask_interval(rows),
-    }
-    (folder.head / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    report |= {"status": FINISHED, "best": best[HEAD], "best_of_control": best[RANDOM], "num_cases": len(rows)}
+    report |= {"test": mask_table(rows), "no_interval": no_mask_interval(rows)}
+    write_segmenter_report(folder.head, report)
     return folder.head
 
 
@@ -102,7 +102,7 @@ def train(
     model: nn.Module,
     crops: NoduleCrops,
     folder: HeadFolder,
-    base: str,
+    report: dict[str, Any] | None,
 ) -> dict[str, float]:
     """Epochs until the mean Dice of the validation part stops rising; the best weights are saved, or put back.
 
@@ -111,8 +111,8 @@ def train(
         accelerator: places the model.
         model: of `adapt`.
         crops: the nodules.
-        folder: where a head with a base is saved, at every better epoch.
-        base: what the adapter names; "" for the control, which is not saved but gets its best weights back.
+        folder: where the head is saved, at every better epoch.
+        report: of the head, saved with it; None for the control, which is not saved but gets its best weights back.
     """
     training, validation = config.training, crops.cohort.indices("validation")
     optimizer = AdamW(parameter_groups(model, config.lr, training.head_lr, training.weight_decay))
@@ -121,7 +121,7 @@ def train(
     network = accelerator.unwrap_model(model)
     progress = tqdm(
         range(1, training.epochs + 1),
-        "head" if base else "control",
+        "control" if report is None else "head",
         unit="epoch",
         disable=not accelerator.is_main_process,
     )
@@ -138,13 +138,14 @@ def train(
         found = float(np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)]))
         if found > best["validation_dice"]:
             best = {"epoch": epoch, "validation_dice": found}
-            if not base:
+            if report is None:
                 kept = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
             elif accelerator.is_main_process:
                 with made_whole(folder.head.resolve()) as building:
-                    save_segmenter(network, building, base, config.decoder, NUM_CLASSES)
+                    save_segmenter(network, building, LOCAL_BASE, config.decoder, NUM_CLASSES)
+                    write_segmenter_report(building, report | {"best": best})
         if accelerator.is_main_process:
-            folder.log({"head": bool(base), "epoch": epoch, "loss": loss, "validation_dice": found})
+            folder.log({"head": report is not None, "epoch": epoch, "loss": loss, "validation_dice": found})
         progress.set_postfix_str(f"loss {loss:.3f}, validation Dice {found:.3f}, best {best['validation_dice']:.3f}")
         if epoch - best["epoch"] >= training.patience:
             break
@@ -232,7 +233,7 @@ def command() -> None:
         print(f"  {record['score']:<36} {record['mean']:.3f}   {bounds}")
     if report["no_interval"]:
         print(f"  {report['no_interval']}")
-    print(f"\nHead: {head} (cases.csv, overlays.png, report.json)")
+    print(f"\nHead: {head} (card: README.md, numbers: report.json, cases.csv; overlays.png)")
 
 
 if __name__ == "__main__":

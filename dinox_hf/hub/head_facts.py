@@ -11,10 +11,11 @@ import transformers
 from torch import nn
 
 from ..evaluation.head_config import FinetuneConfig
-from ..evaluation.labelled_nodules import Cohort, NoduleCrops
+from ..evaluation.labelled_nodules import NoduleCrops
 from ..evaluation.learning import read_run
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..source_commit import source_commit
+from ..tasks.adaptation import AdaptationConfig
 from .card_facts import metadata_of
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -58,15 +59,11 @@ def head_report(
         model: ready to be trained.
         network: the classifier's configuration.
     """
-    adaptation, has_updates = config.adaptation, config.adaptation.mode in ("lora", "dora")
     return {
         "status": "training",
         "base": base,
-        "mode": adaptation.mode,
-        "low_rank": f"rank {adaptation.rank}, alpha {adaptation.alpha:g}, dropout {adaptation.dropout:g}, "
-        f"`{adaptation.targets}`"
-        if has_updates
-        else None,
+        "mode": config.adaptation.mode,
+        "low_rank": low_rank_words(config.adaptation),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "head": {
             "kind": config.head.kind,
@@ -80,25 +77,51 @@ def head_report(
         "size_px": crops.size_px,
         "channels": crops.processor.channels,
         "is_metric": network.rope_coordinates == "metric",
-        "data": _data_facts(crops.cohort, Path(config.data.folder), crops.scans.fingerprint),
+        "data": data_facts(crops, Path(config.data.folder)),
         "epochs": 0,
         "best_epoch": None,
         "validation_auc": None,
         "test": None,
-        "lineage": {
-            "dinox_hf commit": source_commit(),
-            "Weights of the base, SHA-256": base["sha256"],
-            "Data fingerprint": crops.scans.fingerprint,
-            "Seed": config.seed,
-            "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-            "Python": platform.python_version(),
-        },
+        "lineage": lineage_facts(base, crops, config.seed),
     }
 
 
-def _data_facts(cohort: Cohort, folder: Path, fingerprint: str) -> dict[str, Any]:
+def low_rank_words(adaptation: AdaptationConfig) -> str | None:
+    """The low-rank updates in words; None where there are none."""
+    if adaptation.mode not in ("lora", "dora"):
+        return None
+    return (
+        f"rank {adaptation.rank}, alpha {adaptation.alpha:g}, dropout {adaptation.dropout:g}, `{adaptation.targets}`"
+    )
+
+
+def lineage_facts(base: dict[str, Any], crops: NoduleCrops, seed: int) -> dict[str, Any]:
+    """Which code, weights, data and libraries made a head.
+
+    Args:
+        base: of `base_facts`.
+        crops: the nodules.
+        seed: of the training.
+    """
+    return {
+        "dinox_hf commit": source_commit(),
+        "Weights of the base, SHA-256": base["sha256"],
+        "Data fingerprint": crops.scans.fingerprint,
+        "Seed": seed,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "Python": platform.python_version(),
+    }
+
+
+def data_facts(crops: NoduleCrops, folder: Path) -> dict[str, Any]:
+    """Name, licence and kind of a built set, and how its nodules were dealt.
+
+    Args:
+        crops: the nodules.
+        folder: of the set.
+    """
     card = folder / "README.md"
     metadata = metadata_of(card.read_text(encoding="utf-8")) if card.is_file() else {}
     name = metadata.get("pretty_name") or folder.resolve().name
@@ -106,6 +129,6 @@ def _data_facts(cohort: Cohort, folder: Path, fingerprint: str) -> dict[str, Any
         "name": name,
         "licence": metadata.get("license"),
         "is_synthetic": "synthetic" in metadata.get("tags", []) or "phantom" in name.lower(),
-        "fingerprint": fingerprint,
-        "parts": cohort.counts(),
+        "fingerprint": crops.scans.fingerprint,
+        "parts": crops.cohort.counts(),
     }

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +14,8 @@ import training.finetune_segmentation as script
 from dinox_hf.evaluation.mask_scores import disc, mask_table, no_mask_interval
 from dinox_hf.evaluation.nodule_masks import MaskCohortConfig, deal_masks
 from dinox_hf.evaluation.nodules import read_nodules
+from dinox_hf.hub.card_facts import metadata_of
+from dinox_hf.hub.segmenter_card import write_segmenter_report
 from dinox_hf.tasks.segmentation import load_segmenter
 from tests.evaluation.conftest import write_run, write_set
 
@@ -36,8 +39,8 @@ def finished(places, tmp_path_factory):
 def test_every_case_of_the_test_part_has_a_row(finished):
     rows = list(csv.DictReader((finished / "cases.csv").open()))
     report = json.loads((finished / "report.json").read_text())
-    assert len(rows) == report["num_cases"] == report["parts"]["test"]["nodules"] == 8
-    assert report["parts"]["test"]["patients"] == 8
+    assert len(rows) == report["num_cases"] == report["data"]["parts"]["test"]["nodules"] == 8
+    assert report["data"]["parts"]["test"]["patients"] == 8
     means = {record["score"]: record["mean"] for record in report["test"]}
     assert np.mean([float(row["dice, head"]) for row in rows]) == pytest.approx(means["dice, head"])
     assert (finished / "overlays.png").read_bytes().startswith(b"\x89PNG")
@@ -92,3 +95,29 @@ def test_a_disc_has_its_area_and_lies_in_the_middle():
     drawn = disc((41, 41), area_px=200)
     assert abs(int(drawn.sum()) - 200) < 15
     assert np.array_equal(drawn, drawn[::-1, ::-1]) and drawn[20, 20]
+
+
+def test_the_card_says_what_was_trained_and_shows_the_controls(finished):
+    card, report = (finished / "README.md").read_text(), json.loads((finished / "report.json").read_text())
+    metadata = metadata_of(card)
+    assert (metadata["license"], metadata["pipeline_tag"]) == ("gpl-3.0", "image-segmentation")
+    for record in report["test"]:
+        assert f"| {record['score']} | {record['mean']:.3f} | none |" in card
+    assert f"| Best epoch | {report['best']['epoch']} |" in card and "8 nodules of 8 patients" in card
+    assert "$" not in card and str(finished.parents[1]) not in card
+
+
+def test_the_snippet_of_the_card_runs(finished, monkeypatch):
+    snippet = re.search(r"```python\n(.*?)```", (finished / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(finished)
+    found = {}
+    exec(snippet, found)
+    assert found["outline"].shape == (1, 32, 32)
+
+
+def test_a_head_that_is_still_trained_says_so(finished, tmp_path):
+    report = json.loads((finished / "report.json").read_text())
+    unfinished = report | {"status": "training", "test": None, "best": {"epoch": 2, "validation_dice": 0.5}}
+    write_segmenter_report(tmp_path, unfinished)
+    card = (tmp_path / "README.md").read_text()
+    assert "saved while it was being trained" in card and "model-index" not in metadata_of(card)
