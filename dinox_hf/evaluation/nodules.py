@@ -142,7 +142,17 @@ def cut_mask(nodule: Nodule, slice_shape: tuple[int, int], field: Field, size_px
     """The nodule's mask on its middle slice, resampled like the slice: (size_px, size_px) bool, never empty.
 
     A pixel is inside when at least half of it is; of a nodule smaller than that, the fullest pixel.
+
+    Raises:
+        ValueError: if the mask does not lie in the slice.
     """
+    start, size = nodule.mask_start[1:], nodule.mask.shape[1:]
+    if any(first < 0 or first + n > m for first, n, m in zip(start, size, slice_shape, strict=True)):
+        raise ValueError(
+            f"The mask of nodule {nodule.nodule_id} should lie in its slice of {tuple(slice_shape)} pixels; found "
+            f"{tuple(size)} from row {start[0]}, column {start[1]} on. It was drawn on images of another size: "
+            f"build the set again."
+        )
     mask = np.zeros(slice_shape, dtype=np.int16)
     z = min(max(round(nodule.centre_index[0]) - nodule.mask_start[0], 0), len(nodule.mask) - 1)
     outline = nodule.mask[z] if nodule.mask[z].any() else nodule.mask.any(axis=0)

@@ -41,6 +41,12 @@ def stage_head(output: Path, repo: str, folder: Path, base: str | None) -> tuple
             f"Expected a head whose training has ended; found its status {report['status']!r} in {head}. Train it to "
             f"its end: the test part is looked at once, after that."
         )
+    if report.get("task") == "segmentation":
+        raise ValueError(
+            f"Expected a classification head in {head}; found a segmentation head, which loads only where this "
+            f"package is installed. Upload its whole output, base and adapter, yourself: "
+            f"hf upload OWNER/NAME {output} --exclude='*cases.csv'."
+        )
     for path in sorted(head.iterdir()):
         if path.is_file() and path.name not in _STAYS_HERE and not path.name.startswith("."):
             shutil.copyfile(path, folder / path.name)

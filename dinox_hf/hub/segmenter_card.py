@@ -12,7 +12,6 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
-from ..data.durable_files import write_text_whole
 from ..evaluation.labelled_nodules import NoduleCrops
 from ..evaluation.segmentation_config import SegmentationConfig
 from ..evaluation.tables import interval_text, table
@@ -62,8 +61,8 @@ def segmenter_report(
 
 def write_segmenter_report(folder: Path, report: dict[str, Any]) -> None:
     """Write report.json and the card into a head's folder."""
-    write_text_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    write_text_whole(folder / "README.md", render_segmenter_card(report))
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(render_segmenter_card(report), encoding="utf-8")
 
 
 def render_segmenter_card(report: dict[str, Any]) -> str:

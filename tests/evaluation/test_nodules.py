@@ -50,6 +50,12 @@ def test_a_nodule_smaller_than_a_pixel_keeps_its_fullest_pixel(tiny_set):
     assert mask[3:7, 3:7].any()
 
 
+def test_a_mask_that_was_drawn_on_a_larger_image_is_refused(tiny_set):
+    nodule = read_nodules(tiny_set)[0]
+    with pytest.raises(ValueError, match=r"in its slice of \(24, 64\) pixels; found \(9, 9\) from row 16, column 26"):
+        cut_mask(nodule, (24, 64), Field((20.5, 30.5), (24.0, 24.0)), size_px=24)
+
+
 def test_a_set_without_nodules_says_what_is_missing(tmp_path):
     folder = write_set(tmp_path / "bare", 1, with_nodules=False)
     with pytest.raises(ValueError, match=r"configuration 'nodules'.*found slices.*annotations"):
