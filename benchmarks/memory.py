@@ -3,7 +3,7 @@
 Kept: what lives from the student's forward pass to its backward pass, counted tensor by tensor. Peak: the most that
 all tensors of a second step take together, networks, moments and crops included; on a GPU the allocator's number.
 Resident: by how much the process really grew, which on a CPU holds workspaces of the kernels and freed pages too.
-Each measurement is a process of its own. Crops are the recipe's, 2 micro-batches of 2 slices, 16384 prototypes.
+Kept has a process of its own. Crops are the recipe's, 2 micro-batches of 2 slices, 16384 prototypes.
 """
 
 import subprocess
@@ -54,7 +54,8 @@ def compared(preset: str, precision: str, policy: str) -> str:
     """Cells of the table, in megabytes."""
     config = config_of(preset, policy)
     plan = plan_run(config, arithmetic(precision), policy, config.batch.size, config.batch.accumulate)
-    kept, peak, resident = (measured_apart(what, preset, precision, policy) for what in MEASUREMENTS)
+    (kept,) = measured_apart("kept", preset, precision, policy)
+    peak, resident = measured_apart("step", preset, precision, policy)
     cells = [
         f"{planned / 1e6:,.0f} / {found / 1e6:,.0f} ({planned / found - 1:+.1%})"
         for planned, found in ((plan.kept + plan.copies, kept), (plan.peak, peak))
@@ -73,10 +74,11 @@ def arithmetic(precision: str) -> Arithmetic:
     return Arithmetic(2 if precision == "bf16" else 4, is_cpu=DEVICE == "cpu")
 
 
-def measured_apart(what: str, preset: str, precision: str, policy: str) -> float:
-    """One of `MEASUREMENTS` in a process of its own, in bytes."""
+def measured_apart(what: str, preset: str, precision: str, policy: str) -> list[float]:
+    """What is kept, or peak and growth of a step, from a process of its own, in bytes."""
     command = [sys.executable, "-m", "benchmarks.memory", "--measure", what, preset, precision, policy]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [float(number) for number in printed[-1].split()]
 
 
 def noise(config: PretrainConfig) -> PretrainBatch:
@@ -110,9 +112,13 @@ def kept_bytes(config: PretrainConfig, precision: str) -> int:
         return meter.current if losses else 0
 
 
-def peak_bytes(config: PretrainConfig, precision: str) -> int:
-    """The most that all tensors take in the second step, when moments exist."""
+def step_bytes(config: PretrainConfig, precision: str) -> tuple[int, int]:
+    """Peak: the most that all tensors take in the second step, when moments exist. Resident: the process's growth.
+
+    It grows from before the networks are built to the end of the second step.
+    """
     accelerator = Accelerator(cpu=DEVICE == "cpu", mixed_precision=precision)
+    before = peak_memory_bytes()
     with AllocationMeter() as meter:
         model = SelfDistillation(config).to(DEVICE)
         optimizer = build_optimizer(model.student.named_parameters(), depth=1)
@@ -121,18 +127,8 @@ def peak_bytes(config: PretrainConfig, precision: str) -> int:
         if DEVICE == "cuda":
             torch.cuda.reset_peak_memory_stats()
         step_of(accelerator, config, model, optimizer)
-    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else meter.peak
-
-
-def resident_bytes(config: PretrainConfig, precision: str) -> int:
-    """By how much the process grows from before the networks are built to the end of the second step."""
-    accelerator = Accelerator(cpu=DEVICE == "cpu", mixed_precision=precision)
-    before = peak_memory_bytes()
-    model = SelfDistillation(config).to(DEVICE)
-    optimizer = build_optimizer(model.student.named_parameters(), depth=1)
-    for _ in range(2):
-        step_of(accelerator, config, model, optimizer)
-    return peak_memory_bytes() - before
+    peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else meter.peak
+    return peak, peak_memory_bytes() - before
 
 
 def step_of(accelerator: Accelerator, config: PretrainConfig, model: SelfDistillation, optimizer: Optimizer) -> None:
@@ -147,11 +143,10 @@ def values_of(config: PretrainConfig) -> StepValues:
     return replace(values, gram_weight=0.0 if config.gram.first_step is None else 1.0)
 
 
-MEASUREMENTS = {"kept": kept_bytes, "peak": peak_bytes, "resident": resident_bytes}
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         what, preset, precision, policy = sys.argv[2:]
-        print(MEASUREMENTS[what](config_of(preset, policy), precision))
+        config = config_of(preset, policy)
+        print(*((kept_bytes(config, precision),) if what == "kept" else step_bytes(config, precision)))
     else:
         main()
