@@ -1,6 +1,7 @@
 """Each technique of the training step against its usual form, in turns, with the largest difference beside the ratio.
 
     python -m benchmarks.pieces [NAME ...] [--prototypes 65536] [--batch 4] [--rounds 9] [--threads 1] [--device cuda]
+                                [--shares]
 
 ViT-S/16 on the recipe's crops, float32; both sides start from the same tensors. The usual forms stand here and in
 stock_step.py. Where there is a way back it counts too. The largest difference is that of results and gradients, as a
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from benchmarks import stock_step
+from benchmarks.operations import shares
 from benchmarks.rounds import begin, in_turns, ratio, seconds_of, step_options
 from dinox_hf.data.masking import batch_masks
 from dinox_hf.losses.dino import dino_loss
-from dinox_hf.losses.sinkhorn import sinkhorn_knopp_
+from dinox_hf.losses.sinkhorn import sinkhorn_knopp
 from dinox_hf.model.configuration_dinov3_ct import Dinov3CTConfig
 from dinox_hf.model.modeling_dinov3_ct import Dinov3CTModel
 from dinox_hf.pretraining.ema import ema_update_
@@ -38,12 +40,14 @@ class Piece:
     what: str
     ours: Callable[[], list[Tensor]]
     usual: Callable[[], list[Tensor]]
+    prepare: Callable[[], object] = lambda: None  # restores what is worked on in place; not timed
 
 
 def main() -> None:
     """One line for each piece."""
     options = step_options(__doc__, prototypes=65536, batch=4, rounds=9)
     options.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(PIECES)} [all but compile]")
+    options.add_argument("--shares", action="store_true", help="say which operations take the time of a CPU")
     chosen = options.parse_args()
     device = begin(chosen)
     for name in chosen.names or [name for name in PIECES if name != "compile"]:
@@ -51,15 +55,19 @@ def main() -> None:
         with torch.device(device):
             piece = PIECES[name](chosen.batch, chosen.prototypes)
         print(f"{name}: {measured(piece, chosen.rounds, device)}", flush=True)
+        for side in (piece.ours, piece.usual) if chosen.shares else ():
+            piece.prepare()
+            print(f"  {'ours' if side is piece.ours else 'usual'}: {shares(side)}", flush=True)
 
 
 def measured(piece: Piece, num_rounds: int, device: torch.device) -> str:
     """Ratio, time and largest difference in words."""
+    piece.prepare()
     apart = max(
         float((one - other).abs().max() / other.abs().max().clamp(min=1e-30))
         for one, other in zip(piece.ours(), piece.usual(), strict=True)
     )
-    seconds = in_turns({"ours": piece.ours, "usual": piece.usual}, num_rounds, device)
+    seconds = in_turns({"ours": piece.ours, "usual": piece.usual}, num_rounds, device, piece.prepare)
     middle = 1e3 * float(np.median(seconds["ours"]))
     return (
         f"{piece.what}: {ratio(seconds['usual'], seconds['ours'])} times as long as {middle:.1f} ms, "
@@ -77,13 +85,19 @@ def backbone(**overrides: object) -> tuple[Dinov3CTModel, list[nn.Parameter]]:
     return model.train(), [parameter for name, parameter in model.named_parameters() if "mask_token" not in name]
 
 
+def along_direction(model: Dinov3CTModel, crops: list[Tensor]) -> Tensor:
+    """A loss that moves: the length of a normed CLS token, its sum of squares, is the same whatever the weights."""
+    direction = torch.linspace(-1, 1, model.config.hidden_size, device=crops[0].device)
+    return sum((model(crop).pooler_output @ direction).sum() for crop in crops)
+
+
 def calls(batch: int, _: int) -> Piece:
     model, parameters = backbone(num_hidden_layers=4)
     crops = [torch.randn(2 * batch, 3, 224, 224), torch.randn(8 * batch, 3, 96, 96)]
     one_by_one = [crop for both in crops for crop in both.split(batch)]
 
     def run(crops: list[Tensor]) -> list[Tensor]:
-        return with_gradients(sum(model(crop).pooler_output.square().sum() for crop in crops), parameters)
+        return with_gradients(along_direction(model, crops), parameters)
 
     return Piece("4 blocks called once per crop, not once per resolution", lambda: run(crops), lambda: run(one_by_one))
 
@@ -103,11 +117,12 @@ def masked_rows(batch: int, prototypes: int) -> Piece:
 
 def sinkhorn(batch: int, prototypes: int) -> Piece:
     logits = 0.1 * torch.randn(30 * batch, prototypes)  # about as many patches are masked
-    scores = torch.empty_like(logits)  # the step has this matrix anyway, and works in place
+    in_place = torch.empty_like(logits)  # the teacher's logits, which a step needs no more
     return Piece(
-        "Sinkhorn dividing the matrix, not scaling vectors",
-        lambda: [sinkhorn_knopp_(torch.div(logits, 0.07, out=scores))],
+        f"Sinkhorn of {len(logits):,} rows dividing the matrix, not scaling vectors",
+        lambda: [sinkhorn_knopp(in_place, 0.07, out=in_place)],
         lambda: [stock_step.sinkhorn(logits, 0.07)],
+        prepare=lambda: in_place.copy_(logits),
     )
 
 
@@ -193,7 +208,7 @@ def compiled(batch: int, _: int) -> Piece:
     def run(model: Dinov3CTModel) -> list[Tensor]:
         torch.manual_seed(1)  # of stochastic depth
         parameters = [parameter for name, parameter in model.named_parameters() if "mask_token" not in name]
-        return with_gradients(sum(model(crop).pooler_output.square().sum() for crop in crops), parameters)
+        return with_gradients(along_direction(model, crops), parameters)
 
     first = sum(seconds_of(lambda: run(fast), parameters[0].device) for _ in range(2))
     print(f"compile: the first two passes take {first:.0f} s, beside the compiler in processes of its own")

@@ -49,12 +49,19 @@ def seconds_of(run: Callable[[], object], device: torch.device) -> float:
 
 
 def in_turns(
-    sides: Mapping[str, Callable[[], object]], num_rounds: int, device: torch.device
+    sides: Mapping[str, Callable[[], object]],
+    num_rounds: int,
+    device: torch.device,
+    prepare: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each side in each round, by name; a first round, which warms the caches, is not counted."""
+    """Seconds of each side in each round, by name; a first round, which warms the caches, is not counted.
+
+    `prepare` comes before every side and takes no time; it restores what a side works on in place.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(num_rounds + 1):
         for name, run in sides.items():
+            prepare()
             taken = seconds_of(run, device)
             if number:
                 seconds[name].append(taken)

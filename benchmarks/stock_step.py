@@ -122,7 +122,7 @@ class StockStep:
 
 @torch.no_grad()
 def sinkhorn(logits: Tensor, temperature: float, num_iterations: int = 3) -> Tensor:
-    """SwAV's way: the whole matrix is divided by its sums again and again."""
+    """SwAV's way: the whole matrix is divided by its sums again and again, in place as there."""
     plan = torch.exp(logits / temperature).T  # (K, M)
     num_prototypes, num_rows = plan.shape
     plan /= plan.sum()
@@ -131,7 +131,8 @@ def sinkhorn(logits: Tensor, temperature: float, num_iterations: int = 3) -> Ten
         plan /= num_prototypes
         plan /= plan.sum(dim=0, keepdim=True)
         plan /= num_rows
-    return (plan * num_rows).T
+    plan *= num_rows
+    return plan.T
 
 
 def dino(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], temperature: float) -> Tensor:

@@ -1,5 +1,7 @@
 """Teacher targets: logits become probabilities that use every prototype, so that no single one can win all images."""
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -11,7 +13,11 @@ from .precision import outside_autocast
 @torch.no_grad()
 @outside_autocast
 def sinkhorn_knopp(
-    logits: Tensor, temperature: float, num_iterations: int = 3, group: ProcessGroup | None = None
+    logits: Tensor,
+    temperature: float,
+    num_iterations: int = 3,
+    group: ProcessGroup | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Share the samples out over the prototypes so that all prototypes are used about equally.
 
@@ -31,6 +37,7 @@ def sinkhorn_knopp(
         temperature: teacher temperature; lower is sharper.
         num_iterations: column and row steps.
         group: the ranks that share one problem; None is all of them.
+        out: (M, K) float32 that becomes the result, for instance `logits` itself; without it one is made.
 
     Returns:
         (M, K) float32 without gradient, rows sum to one.
@@ -43,41 +50,29 @@ def sinkhorn_knopp(
             f"sinkhorn_knopp expects num_iterations >= 1; found {num_iterations}. "
             f"The recipe uses 3; for a softmax without balancing use centered_softmax()."
         )
-    return sinkhorn_knopp_(logits.float() / temperature, num_iterations, group)
-
-
-@torch.no_grad()
-@outside_autocast
-def sinkhorn_knopp_(scores: Tensor, num_iterations: int = 3, group: ProcessGroup | None = None) -> Tensor:
-    """Replace scores by their targets in place: `sinkhorn_knopp` where no second matrix of that size should exist.
-
-    Args:
-        scores: (M, K) float32 teacher logits, already divided by the teacher temperature; overwritten.
-        num_iterations: column and row steps, at least one.
-        group: the ranks that share one problem; None is all of them.
-
-    Returns:
-        `scores`, now with rows that sum to one.
-    """
-    largest_of_columns = _reduce(_largest_of_columns(scores), ReduceOp.MAX, group)
-    column_sums = scores.new_zeros(scores.shape[1])
-    row_factor = scores.new_empty(len(scores))
-    parts = list(zip(*(each.split(_rows_at_once(scores)) for each in (scores, row_factor)), strict=True))
-    for rows, factor in parts:
-        torch.amax(rows.sub_(largest_of_columns), dim=1, out=factor)
-        rows.sub_(factor[:, None]).exp_()
-        column_sums.addmv_(rows.T, factor.exp_())
+    targets = torch.empty_like(logits, dtype=torch.float32) if out is None else out
+    # exp(logits / temperature) = 2 ** (sharpness * logits): one operation takes the largest away, and exp2 is the
+    # faster of torch's exponentials, three times so on some CPUs.
+    sharpness = 1 / (temperature * math.log(2))
+    shift = -sharpness * _reduce(_largest_of_columns(logits), ReduceOp.MAX, group)
+    column_sums = torch.zeros_like(shift)
+    row_factor = shift.new_empty(len(logits))
+    blocks = list(zip(*(each.split(_rows_at_once(logits)) for each in (logits, targets, row_factor)), strict=True))
+    for given, rows, factor in blocks:
+        torch.amax(torch.add(shift, given, alpha=sharpness, out=rows), dim=1, out=factor)
+        rows.sub_(factor[:, None]).exp2_()
+        column_sums.addmv_(rows.T, factor.exp2_())
     for _ in range(num_iterations - 1):
         column_factor = 1 / _reduce(column_sums, ReduceOp.SUM, group)
         column_sums = torch.zeros_like(column_factor)
-        for rows, factor in parts:
+        for _given, rows, factor in blocks:
             torch.mv(rows, column_factor, out=factor)
             column_sums.addmv_(rows.T, factor.reciprocal_())
     column_factor = 1 / _reduce(column_sums, ReduceOp.SUM, group)
-    for rows, _factor in parts:
+    for _given, rows, _factor in blocks:
         rows.mul_(column_factor)
         rows.div_(rows.sum(dim=1, keepdim=True))
-    return scores
+    return targets
 
 
 @torch.no_grad()
@@ -117,14 +112,17 @@ def update_center(center: Tensor, logits: Tensor, momentum: float = 0.9, group: 
     return torch.lerp(center, (sums[:-1] / sums[-1]).expand_as(center), 1 - momentum)
 
 
-def _rows_at_once(scores: Tensor) -> int:
-    """A CPU keeps 4 MB in its cache: a row's factor and what the row adds to the columns then cost one reading."""
-    return max(1, 2**20 // scores.shape[1]) if scores.device.type == "cpu" else max(1, len(scores))
+def _rows_at_once(logits: Tensor) -> int:
+    """A CPU keeps 2 MB in its cache: what is done with a block of rows then costs one reading of memory."""
+    return max(1, 2**19 // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
 
 
-def _largest_of_columns(scores: Tensor) -> Tensor:
-    """(M, K) -> (K,), also of no rows at all."""
-    return scores.amax(dim=0) if len(scores) else scores.new_full(scores.shape[1:], -torch.inf)
+def _largest_of_columns(logits: Tensor) -> Tensor:
+    """(M, K) -> (K,) float32, also of no rows at all."""
+    largest = logits.new_full(logits.shape[1:], -torch.inf, dtype=torch.float32)
+    for rows in logits.split(_rows_at_once(logits)) if len(logits) else ():
+        torch.maximum(largest, rows.amax(dim=0), out=largest)
+    return largest
 
 
 def _reduce(tensor: Tensor, operation: ReduceOp.RedOpType, group: ProcessGroup | None) -> Tensor:

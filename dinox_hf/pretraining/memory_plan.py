@@ -153,8 +153,11 @@ def _plan_sizes(
     sent = gradients if num_processes > 1 else 0  # DDP's buckets
     worst, moment = _worst_moment(segments, gradients if accumulate > 1 else 0)
     worst |= {"gradients": worst["gradients"] + sent, "targets of the step": targets}
-    # Before: the teacher looks at one micro-batch after the other, and no gradient exists.
-    looking = inference_bytes(backbone, crops[0], how) + how.product * masked * config.ibot_head.num_prototypes
+    # Before: the teacher looks at one micro-batch after the other, and no gradient exists. Its logits become targets
+    # in place, but for those that are cast or joined with others.
+    is_copied = accumulate > 1 or how.is_cast
+    copied = how.product * masked * config.ibot_head.num_prototypes if is_copied else 0
+    looking = inference_bytes(backbone, crops[0], how) + copied
     teacher = {"gradients": sent, "targets of the step": targets, "in use": looking}
     after = {"gradients": gradients + sent, "targets of the step": targets}
     moments = {moment: worst, "targets": teacher, "update": after}

@@ -12,7 +12,7 @@ from ..losses.dino import dino_loss
 from ..losses.gram import gram_loss, resize_patch_grid
 from ..losses.ibot import ibot_loss
 from ..losses.koleo import known_loss, koleo_loss
-from ..losses.sinkhorn import sinkhorn_knopp_
+from ..losses.sinkhorn import sinkhorn_knopp
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..model.modeling_dinov3_ct import Dinov3CTModel
 from .config import HeadConfig, PretrainConfig
@@ -163,11 +163,12 @@ class SelfDistillation(nn.Module):
             all_cls.append(cls.contiguous())  # a view would keep the tokens of all patches for as long as the step
             all_masked.append(patches_at(batch.masked_places, patches))
             all_patches.append(patches if self.gram.teacher == "ema" else None)
-        cls_scores = _joint_scores(self.teacher.dino_head, all_cls, temperature)
-        marginals = [scores.softmax(-1).mean(0) for scores in cls_scores.split([len(cls) for cls in all_cls])]
-        masked_scores = _joint_scores(self.teacher.ibot_head, all_masked, temperature)
-        cls_probs = sinkhorn_knopp_(cls_scores).split([len(cls) for cls in all_cls])
-        masked_probs = sinkhorn_knopp_(masked_scores).split([len(masked) for masked in all_masked])
+        cls_logits = _joint_logits(self.teacher.dino_head, all_cls)
+        num_cls, num_masked = ([len(rows) for rows in each] for each in (all_cls, all_masked))
+        marginals = [(logits / temperature).softmax(-1).mean(0) for logits in cls_logits.split(num_cls)]
+        masked_logits = _joint_logits(self.teacher.ibot_head, all_masked)
+        cls_probs = sinkhorn_knopp(cls_logits, temperature, out=cls_logits).split(num_cls)
+        masked_probs = sinkhorn_knopp(masked_logits, temperature, out=masked_logits).split(num_masked)
         return [
             TeacherTargets(
                 cls_probs=cls_probs[i].unflatten(0, (NUM_GLOBAL_CROPS, -1)),
@@ -315,13 +316,15 @@ def _head(in_dim: int, config: HeadConfig) -> ProjectionHead:
     return ProjectionHead(in_dim, config.hidden_dim, config.bottleneck_dim, config.num_prototypes, config.num_layers)
 
 
-def _joint_scores(head: ProjectionHead, tokens: list[Tensor], temperature: float) -> Tensor:
-    """(M, K) float32 logits / temperature of the tokens of all micro-batches, written to the place where they stay.
+def _joint_logits(head: ProjectionHead, tokens: list[Tensor]) -> Tensor:
+    """(M, K) float32 logits of the tokens of all micro-batches, written to the place where they stay.
 
     A step's masked patches times its prototypes make the largest matrix there is: gigabytes, of which one is enough.
     """
+    if len(tokens) == 1:
+        return head(tokens[0]).float()
     num_rows = [len(rows) for rows in tokens]
-    scores = torch.empty(sum(num_rows), head.prototypes.out_features, dtype=torch.float32, device=tokens[0].device)
-    for place, rows in zip(scores.split(num_rows), tokens, strict=True):
-        place.copy_(head(rows)).div_(temperature)
-    return scores
+    logits = torch.empty(sum(num_rows), head.prototypes.out_features, dtype=torch.float32, device=tokens[0].device)
+    for place, rows in zip(logits.split(num_rows), tokens, strict=True):
+        place.copy_(head(rows))
+    return logits

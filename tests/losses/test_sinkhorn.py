@@ -3,7 +3,7 @@ import torch
 
 from benchmarks.allocations import AllocationMeter
 from dinox_hf.losses import sinkhorn as module
-from dinox_hf.losses.sinkhorn import centered_softmax, sinkhorn_knopp, sinkhorn_knopp_, update_center
+from dinox_hf.losses.sinkhorn import centered_softmax, sinkhorn_knopp, update_center
 
 
 def test_two_samples_that_prefer_one_prototype_share_both_by_hand():
@@ -85,8 +85,14 @@ def test_in_place_it_gives_the_same_and_makes_no_second_matrix(monkeypatch):
     logits = torch.randn(60, 1000, generator=torch.Generator().manual_seed(0))
     expected = sinkhorn_knopp(logits, 0.07)
     monkeypatch.setattr(module, "_rows_at_once", lambda _: 7)
-    scores = logits / 0.07
     with AllocationMeter() as meter:
-        targets = sinkhorn_knopp_(scores)
-    assert targets is scores and meter.peak < 0.4 * scores.nbytes
+        targets = sinkhorn_knopp(logits, 0.07, out=logits)
+    assert targets is logits and meter.peak < 0.4 * logits.nbytes
     torch.testing.assert_close(targets, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_logits_stay_as_they_are_unless_they_are_to_become_the_result():
+    logits = torch.randn(4, 6)
+    before = logits.clone()
+    assert torch.equal(sinkhorn_knopp(logits, 0.07, out=torch.empty(4, 6)), sinkhorn_knopp(logits, 0.07))
+    assert torch.equal(logits, before)

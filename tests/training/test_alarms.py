@@ -68,8 +68,8 @@ def sets(tmp_path_factory):
     }
 
 
-def without_sinkhorn(scores, *arguments, **options):
-    return scores.softmax(-1)
+def without_sinkhorn(logits, temperature, **options):
+    return (logits / temperature).softmax(-1)
 
 
 def alarms(folder):
@@ -80,7 +80,7 @@ def alarms(folder):
 def heard(sets, output, monkeypatch, kind, *more):
     """Names of the alarms in the order in which they begin."""
     if kind == "few_prototypes":
-        monkeypatch.setattr("dinox_hf.pretraining.self_distillation.sinkhorn_knopp_", without_sinkhorn)
+        monkeypatch.setattr("dinox_hf.pretraining.self_distillation.sinkhorn_knopp", without_sinkhorn)
     data = sets["constant" if kind == "images_alike" else "tissue"]
     arguments = [*SMALL, *BROKEN.get(kind, []), f"--data.folder={data}", f"--output={output}", *more]
     script.main(load_config(PretrainConfig, None, arguments))
