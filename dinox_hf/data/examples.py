@@ -101,5 +101,7 @@ def _prepared(example: SliceExample, processor: Dinov3CTImageProcessor) -> dict[
     slices_hu = example.slices_hu
     image = np.stack(slices_hu) if len(slices_hu) == 3 else slices_hu[0]
     given = {"spacing_mm": example.spacing_yx_mm, "padding_hu": example.padding_hu}
-    prepared = processor(image, return_tensors="pt", **given)
+    # Examples of a loader join into batches: all have the processor's size.
+    size = {side: processor.size[side] for side in ("height", "width")}
+    prepared = processor(image, size=size, return_tensors="pt", **given)
     return {"pixel_values": prepared.pixel_values[0], "spacing_mm": prepared.spacing_mm[0], "row": example.row}

@@ -130,8 +130,8 @@ def _snippet_words(facts: CardFacts) -> dict[str, Any]:
     words = {
         "repo": facts.repo,
         "folder_hint": "The snippets run inside this folder; elsewhere, write its path for `.`." if is_here else "",
-        "image_size": facts.run["crops"]["global_size"],
-        "spacing_argument": "spacing_mm=(0.7, 0.7), " if _is_metric(facts) else "",
+        **_scale_words(facts.run["crops"]["global_size"], processor.get("pixel_mm")),
+        "spacing_argument": "spacing_mm=(0.7, 0.7), " if _is_metric(facts) or processor.get("pixel_mm") else "",
         "first_patch": 1 + facts.config["num_register_tokens"],
         "image_mean": processor["image_mean"],
         "image_std": processor["image_std"],
@@ -151,6 +151,20 @@ def _snippet_words(facts: CardFacts) -> dict[str, Any]:
         "slice_comment": "rows to posterior, columns to the patient's left",
         "windows": f"windows = {windows}  # level, width",
         "windowed": "np.stack([((slice_hu - level) / width + 0.5).clip(0, 1) for level, width in windows])",
+    }
+
+
+def _scale_words(crop_px: int, pixel_mm: float | None) -> dict[str, str]:
+    """At what scale the network saw slices, and what the processor does to show them so again."""
+    if pixel_mm is None:
+        return {
+            "scale_hint": f"training saw whole slices, in crops of {crop_px} pixels.",
+            "resize_hint": f"resizes a slice to {crop_px} x {crop_px} pixels, as training saw it (name another `size` "
+            f"for a finer grid),",
+        }
+    return {
+        "scale_hint": f"training saw pixels of {pixel_mm:.3g} mm or less, in crops of {crop_px} pixels.",
+        "resize_hint": f"resamples a slice of known spacing to the {pixel_mm:.3g} mm of training",
     }
 
 

@@ -12,8 +12,11 @@ from PIL import Image
 from torch import Tensor
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 AIR_HU = -1024
 CHANNELS = ("windows", "neighbours")
@@ -43,6 +46,7 @@ class Dinov3CTImageProcessorKwargs(ImagesKwargs, total=False):
     channels: str
     hu_windows: list | tuple
     padding_hu: int | None
+    pixel_mm: float | int | None
 
 
 class Dinov3CTImageProcessor(PilBackend):
@@ -58,11 +62,17 @@ class Dinov3CTImageProcessor(PilBackend):
     A network with `rope_coordinates="metric"` also wants the size of a pixel, which resizing changes:
     `model(**processor(slice_hu, spacing_mm=(0.7, 0.7), return_tensors="pt"))`.
 
+    What comes out has the scale of training. A network that saw whole slices is shown them at `size`, the side of its
+    crops. One that saw fields of some centimetres would take a slice squeezed into that for something else: it has
+    `pixel_mm`, and a slice of known spacing is resampled to it, whatever its sides become; without a spacing its
+    pixels stay as they are. A `size` or `do_resize` named in a call comes first.
+
     Args:
         channels: "windows" shows one slice through three windows; "neighbours" three slices through the first window.
         hu_windows: three (level, width) pairs in HU: lung, mediastinum, bone.
         padding_hu: the scanner's fill outside the field of view; such voxels become air before resampling.
-        size: height and width of the output in pixels.
+        size: height and width of the output in pixels, where `do_resize` holds.
+        pixel_mm: side of a pixel in mm at which slices of known spacing are shown; `None` for `size` alone.
     """
 
     valid_kwargs = Dinov3CTImageProcessorKwargs
@@ -77,6 +87,7 @@ class Dinov3CTImageProcessor(PilBackend):
     channels = "windows"
     hu_windows = [[-600, 1500], [40, 400], [400, 1800]]  # noqa: RUF012
     padding_hu = None
+    pixel_mm = None
 
     def _validate_preprocess_kwargs(self, channels: str, hu_windows: Any, size: Any, resample: int, **kwargs: Any):
         """Check at every call what a configuration file or an argument may have got wrong."""
@@ -91,6 +102,8 @@ class Dinov3CTImageProcessor(PilBackend):
             raise ValueError(f"size must name a height and a width in pixels; found {dict(size)}. Name both.")
         if kwargs["do_resize"] and resample not in INTERPOLATION:
             raise ValueError(f"resample must be 2 (bilinear) or 3 (bicubic); found {resample}. Choose one of them.")
+        if kwargs["pixel_mm"] is not None and not 0 < kwargs["pixel_mm"] < float("inf"):
+            raise ValueError(f"pixel_mm must be > 0 mm; found {kwargs['pixel_mm']}. None resizes to `size` instead.")
 
     def preprocess(self, images: Any, spacing_mm: Any = None, **kwargs: Any) -> BatchFeature:
         """Return pixel_values, and with the spacing of the slices that of the pixels.
@@ -107,21 +120,38 @@ class Dinov3CTImageProcessor(PilBackend):
         Raises:
             ValueError: if a field, an image or the spacing is not as expected.
         """
+        if "size" in kwargs or "do_resize" in kwargs:
+            kwargs = {"do_resize": True, "pixel_mm": None} | kwargs
         return super().preprocess(images, spacing_mm, **kwargs)
 
-    def _preprocess_image_like_inputs(self, images: Any, spacing_mm: Any, **kwargs: Any) -> BatchFeature:
+    def _preprocess_image_like_inputs(
+        self, images: Any, spacing_mm: Any, *, pixel_mm: float | None, **kwargs: Any
+    ) -> BatchFeature:
         images = self.fetch_images(images)
         if not isinstance(images, list | tuple):
             images = list(images) if not isinstance(images, Image.Image) and images.ndim == 4 else [images]
         images = [_as_tensor(image) for image in images]
-        data = {"pixel_values": [self._pixel_values(image, **kwargs) for image in images]}
-        if spacing_mm is not None:
-            before, after = (
-                torch.tensor([image.shape[-2:] for image in stage]) for stage in (images, data["pixel_values"])
+        pairs_mm = None if spacing_mm is None else _pairs_mm(spacing_mm, len(images))
+        options = [kwargs] * len(images)
+        if pixel_mm is not None and pairs_mm is None:
+            logger.warning_once(
+                f"This network saw pixels of {pixel_mm:.3g} mm; without spacing_mm, slices are taken for such."
             )
-            data["spacing_mm"] = list(_pairs_mm(spacing_mm, len(images)) * before / after)
+        elif pixel_mm is not None:
+            sizes = [_size_at(pixel_mm, image, pair) for image, pair in zip(images, pairs_mm.tolist(), strict=True)]
+            options = [kwargs | {"do_resize": True, "size": size} for size in sizes]
+        pixel_values = [self._pixel_values(image, **how) for image, how in zip(images, options, strict=True)]
+        data = {"pixel_values": pixel_values}
+        if pairs_mm is not None:
+            before, after = (torch.tensor([image.shape[-2:] for image in stage]) for stage in (images, pixel_values))
+            data["spacing_mm"] = list(pairs_mm * before / after)
         if kwargs["return_tensors"] is None:
             return BatchFeature(data={name: [value.numpy() for value in values] for name, values in data.items()})
+        if len({value.shape for value in pixel_values}) > 1:
+            raise ValueError(
+                f"Images of one batch must become equally large; found {[tuple(v.shape) for v in pixel_values]}. Give "
+                f"them one by one, or name a size for all."
+            )
         stacked = {name: torch.stack(values) for name, values in data.items()}
         return BatchFeature(data=stacked, tensor_type=kwargs["return_tensors"])
 
@@ -181,6 +211,12 @@ def _as_tensor(image: Any) -> Tensor:
 def _channels_first(image: Tensor) -> Tensor:
     is_photograph = image.dtype == torch.uint8 and image.ndim == 3 and image.shape[-1] == 3
     return image.permute(2, 0, 1) if is_photograph else image
+
+
+def _size_at(pixel_mm: float, image: Tensor, spacing_mm: list[float]) -> SizeDict:
+    """Height and width in pixels of `pixel_mm`, at least one, of an image with (row, column) mm per pixel."""
+    sides = [max(1, round(side * mm / pixel_mm)) for side, mm in zip(image.shape[-2:], spacing_mm, strict=True)]
+    return SizeDict(height=sides[0], width=sides[1])
 
 
 def _pairs_mm(spacing_mm: Any, num_images: int) -> Tensor:

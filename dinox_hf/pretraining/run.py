@@ -52,13 +52,19 @@ def hint_at_idle_cores(accelerator: Accelerator) -> None:
 
 
 def image_processor(config: PretrainConfig) -> Dinov3CTImageProcessor:
-    """The processor published with the backbone: the run's windows and crop size, resampled as its crops were."""
-    side = config.crops.global_size
+    """The processor published with the backbone: the run's windows and scale, resampled as its crops were.
+
+    Crops of whole slices are shown again as whole slices of a crop's size. Crops of a field of some millimetres tell
+    how large a pixel is, when a crop covers the field; the global crops of `global_scale` reach down from there.
+    """
+    side, field_mm = config.crops.global_size, config.crops.field_mm
     return Dinov3CTImageProcessor(
         channels=config.intensity.channels,
         hu_windows=[list(window) for window in config.intensity.windows],
         size={"height": side, "width": side},
         resample=PILImageResampling.BICUBIC,
+        do_resize=field_mm is None,
+        pixel_mm=None if field_mm is None else field_mm / side,
     )
 
 

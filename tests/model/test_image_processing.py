@@ -169,3 +169,31 @@ def test_the_spacing_of_a_photograph_follows_its_rows_and_columns_and_not_its_co
 def test_a_spacing_that_is_no_pair_of_millimetres_is_refused(spacing_mm):
     with pytest.raises(ValueError, match=r"\(row, column\) mm per pixel.*found.*take the last two"):
         Dinov3CTImageProcessor()([SLICE_HU, SLICE_HU], spacing_mm=spacing_mm)
+
+
+def test_a_slice_of_known_spacing_is_shown_at_the_millimetres_of_training():
+    processor = Dinov3CTImageProcessor(pixel_mm=0.8, do_resize=False, size={"height": 48, "width": 48})
+    slice_hu = np.zeros((100, 60), dtype=np.int16)
+    found = processor(slice_hu, spacing_mm=(0.4, 0.8), return_tensors="pt")
+    # 100 rows of 0.4 mm are 40 mm, 50 pixels of 0.8 mm; columns have that size already.
+    assert found.pixel_values.shape == (1, 3, 50, 60)
+    torch.testing.assert_close(found.spacing_mm, torch.tensor([[0.8, 0.8]]))
+
+
+def test_without_a_spacing_pixels_stay_and_a_size_named_in_the_call_comes_first():
+    processor = Dinov3CTImageProcessor(pixel_mm=0.8, do_resize=False, size={"height": 48, "width": 48})
+    slice_hu = np.zeros((100, 60), dtype=np.int16)
+    assert processor(slice_hu, return_tensors="pt").pixel_values.shape == (1, 3, 100, 60)
+    named = processor(slice_hu, size={"height": 48, "width": 48}, spacing_mm=(0.4, 0.8), return_tensors="pt")
+    assert named.pixel_values.shape == (1, 3, 48, 48)
+    as_given = processor(slice_hu, do_resize=False, spacing_mm=(0.4, 0.8), return_tensors="pt")
+    assert as_given.pixel_values.shape == (1, 3, 100, 60)
+
+
+def test_slices_that_become_unequal_are_refused_with_their_sizes():
+    processor = Dinov3CTImageProcessor(pixel_mm=1.0, do_resize=False)
+    slices_hu = [np.zeros((16, 16), dtype=np.int16)] * 2
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\), \(3, 16, 16\).*one by one"):
+        processor(slices_hu, spacing_mm=[(0.5, 0.5), (1.0, 1.0)], return_tensors="pt")
+    with pytest.raises(ValueError, match="pixel_mm must be > 0 mm; found -1"):
+        processor(slices_hu, pixel_mm=-1.0, return_tensors="pt")
