@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+import dinox_command
 import training.pretrain as pretraining
 from tests.data.scans import nodule_xml, square, write_series, write_xml
 from tests.evaluation.conftest import write_run, write_set
@@ -175,6 +176,15 @@ def preview(words: list[str]) -> None:
     call(words[1], words[2:])
 
 
+def installed(words: list[str]) -> None:
+    if words[1] == "export":
+        trained(words[2])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", words)
+        dinox_command.main(words[1:])
+    assert ended.value.code in (0, 1, None)
+
+
 def as_printed(words: list[str]) -> None:
     call(words[1], words[2:])
 
@@ -197,6 +207,7 @@ RUNNERS = {
     "training/publish.py": publish,
     "training/finetune_classification.py": finetune,
     "training/finetune_segmentation.py": finetune,
+    "dinox": installed,
     "dinox_hf.doctor": module,
     "dinox_hf.pretraining.memory": module,
 }

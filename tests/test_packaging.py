@@ -36,6 +36,10 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def test_the_changelog_has_a_section_for_the_version():
+    assert f"\n## [{project()['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def distribution(requirement: str) -> str:
     return re.split(r"[>=\[ ]", requirement)[0].lower().replace("_", "-")
 

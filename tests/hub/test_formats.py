@@ -1,5 +1,7 @@
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,14 @@ from dinox_hf.hub.onnx_graph import probe_images
 from dinox_hf.hub.state_files import meta_state
 
 from .conftest import make_run
+
+PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+
+
+def snippet(word):
+    """The code of the page that has this word, as printed."""
+    (text,) = [text for text in re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL) if word in text]
+    return compile(text, "docs/export.md", "exec")
 
 
 def small(**overrides):
@@ -40,6 +50,21 @@ def test_a_pth_file_holds_plain_tensors_under_the_names_of_stock_transformers(fi
     assert type(state) is dict and answer.largest_difference == 0.0
     torch.testing.assert_close(state, dict(trained.state_dict()), atol=0, rtol=0)
     assert names_in(tmp_path / "out") == {"backbone.pth", "config.json", "preprocessor_config.json"}
+
+
+def test_the_snippets_of_the_page_run_as_printed(finished_run, published, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_as("pth", finished_run, "outputs/export/pth")
+    Path("outputs/export/dual").symlink_to(published[0])
+    found = {}
+    exec(snippet("backbone.pth"), found)
+    exec(snippet("out_features"), stock := {})
+    images = probe_images(found["backbone"], 1, 3, 2)
+    with torch.no_grad():
+        tokens = found["backbone"].eval()(**images).last_hidden_state
+        maps = stock["backbone"].eval()(images["pixel_values"]).feature_maps
+    torch.testing.assert_close(maps[-1], tokens[:, 5:].mT.unflatten(-1, (3, 2)), atol=1e-4, rtol=0)
+    assert len(maps) == 2
 
 
 @pytest.mark.parametrize("overrides", [{}, {"use_gated_mlp": True, "num_register_tokens": 0}, {"key_bias": True}])
@@ -147,16 +172,23 @@ def test_a_missing_library_is_named_with_the_extra_that_brings_it_before_any_wor
 
 
 @pytest.mark.long
-def test_onnxruntime_gives_the_tokens_at_any_batch_and_size_and_the_file_names_no_path(tmp_path):
+@pytest.mark.parametrize("overrides", [{}, METRIC | {"use_gated_mlp": True}], ids=["stock", "metric"])
+def test_onnxruntime_gives_the_tokens_at_any_batch_and_size_and_the_file_names_no_path(
+    overrides, tmp_path, monkeypatch
+):
     import onnxruntime
 
-    saved(tmp_path / "ours", **METRIC, use_gated_mlp=True)
-    (answer,) = export_as("onnx", tmp_path / "ours", tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "ours", **overrides)
+    (answer,) = export_as("onnx", tmp_path / "ours", "outputs/export/onnx")
     assert answer.is_equal and 0 < answer.largest_difference < 1e-4
-    graph = tmp_path / "out" / "model.onnx"
+    graph = Path("outputs/export/onnx/model.onnx")
     inputs = onnxruntime.InferenceSession(str(graph)).get_inputs()
     assert inputs[0].shape == ["batch", 3, "height", "width"]
-    assert [entry.name for entry in inputs[1:]] == ["spacing_mm"]
+    assert [entry.name for entry in inputs[1:]] == (["spacing_mm"] if overrides else [])
+    if not overrides:
+        exec(snippet("onnxruntime"), found := {})
+        assert found["tokens"].shape == (2, 5 + 12 * 8, 96) and found["cls_token"].shape == (2, 96)
     assert b"site-packages" not in graph.read_bytes() and b"onnx_graph.py" not in graph.read_bytes()
 
 
