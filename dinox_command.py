@@ -16,6 +16,7 @@ COMMANDS = {
     "build": ("dinox_hf.cli.build", "scans and LIDC annotations to a Parquet set for load_dataset"),
     "preview": ("dinox_hf.cli.preview", "a contact sheet of a built set"),
     "export": ("dinox_hf.cli.export", "a backbone as a folder, a .pth file, Meta's layout or ONNX, compared"),
+    "evaluate": ("dinox_hf.cli.evaluate", "a backbone's probes, collapse and attention beside their controls"),
 }
 PRETRAIN = """\
 `dinox pretrain` needs a checkout: pretraining is a script to be read and changed, which Accelerate starts. In one:
