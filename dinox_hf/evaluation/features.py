@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
 
 from ..model.checkpoint_keys import load_weights
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from ..model.modeling_dinov3_ct import Dinov3CTModel, pool_tokens
+from ..model.weight_files import find_weights, read_tensors, weight_files
+from ..tasks.backbone import build_backbone
+from .stock_dinov2 import StockDinov2, StockDinov2WithRegisters, is_dinov2, load_dinov2, processor_for
 
 POOLINGS = ("cls", "mean", "max", "cls+mean")
 _TOKENS_PER_BATCH = 16384  # keeps a batch near 100 MB for a ViT-S
@@ -25,7 +29,7 @@ _TOKENS_PER_BATCH = 16384  # keeps a batch near 100 MB for a ViT-S
 class Backbone:
     """A network in evaluation mode, with the processor that makes its input."""
 
-    model: Dinov3CTModel
+    model: Dinov3CTModel | StockDinov2 | StockDinov2WithRegisters
     processor: Dinov3CTImageProcessor
     digest: str  # of the weights: equal weights, equal features
 
@@ -36,10 +40,13 @@ class Backbone:
 
 
 def load_backbone(source: str | Path) -> Backbone:
-    """Load a transformers folder or Hub id and its image processor, on the accelerator if there is one.
+    """Load DINOv3 (ours, stock or Meta's spelling of it) or DINOv2, on the accelerator if there is one.
+
+    Args:
+        source: a transformers folder or a Hub id.
 
     Raises:
-        ValueError: if there is no transformers model at that place.
+        ValueError: if there is no such model at that place, or a weight of it is missing or left over.
     """
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ValueError(
@@ -47,12 +54,20 @@ def load_backbone(source: str | Path) -> Backbone:
             f"{source}. Name the folder that training/pretrain.py wrote (its --output), or a model folder."
         )
     try:
-        return _frozen(Dinov3CTModel.from_pretrained(source), Dinov3CTImageProcessor.from_pretrained(source))
-    except OSError as error:
+        folder, _ = find_weights(str(source))
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"Expected a run folder, a transformers folder or a Hub id; found nothing that loads at {source} "
             f"({str(error).splitlines()[0]}). Check the path, or the name and the connection to the Hub."
         ) from error
+    if is_dinov2(config):
+        return _frozen(load_dinov2(folder, config), processor_for(config.patch_size))
+    model = build_backbone(read_tensors(weight_files(folder, str(source))), config)
+    has_processor = (folder / "preprocessor_config.json").is_file()
+    return _frozen(
+        model, Dinov3CTImageProcessor.from_pretrained(folder) if has_processor else Dinov3CTImageProcessor()
+    )
 
 
 def random_backbone(preset: str, seed: int) -> Backbone:
@@ -68,7 +83,7 @@ def random_twin(backbone: Backbone, seed: int) -> Backbone:
     # A fork leaves the caller's generator where it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Dinov3CTModel(backbone.model.config)
+        model = type(backbone.model)(backbone.model.config)
     return _frozen(model, backbone.processor)
 
 
@@ -160,7 +175,7 @@ def cached(folder: Path, key: dict[str, Any], compute: Callable[[], dict[str, np
     return arrays
 
 
-def _frozen(model: Dinov3CTModel, processor: Dinov3CTImageProcessor) -> Backbone:
+def _frozen(model: PreTrainedModel, processor: Dinov3CTImageProcessor) -> Backbone:
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -93,3 +93,17 @@ def test_size_alone_separates_the_malignancy_of_real_nodules_at_0904(real_data):
     score = score_probe(labels, scores, patient_resamples(patients[kept]))
     assert score.auc == pytest.approx(0.904, abs=0.005)
     assert 0.85 < score.low < score.high < 0.95
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_of_a_diverged_network_are_refused_with_their_count(value):
+    features, labels, patient_ids = make_task()
+    features[3, 1] = value
+    with pytest.raises(ValueError, match=r"finite features; found 1 values .*diverged"):
+        out_of_fold_scores(features, labels, repeated_folds(labels, patient_ids, num_seeds=1))
+
+
+def test_one_class_only_is_refused_before_any_fit():
+    _, labels, patient_ids = make_task()
+    with pytest.raises(ValueError, match=r"both classes in at least 2 patients; found 60 with label 0 and 0 with"):
+        repeated_folds(np.zeros_like(labels), patient_ids, num_seeds=1)

@@ -5,11 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
+from dinox_hf.evaluation import suite
 from dinox_hf.evaluation.nodule_sources import PatchSource, SetSource, open_source
 from dinox_hf.evaluation.subject import EvaluationSettings
 from dinox_hf.evaluation.suite import evaluate
-from tests.data.patches import RADIUS_MM, write_patches
+from tests.data.patches import RADIUS_MM, patch_arrays, write_patches
 
 SETTINGS = EvaluationSettings(field_mm=24, num_seeds=1, num_random=1)
 
@@ -83,3 +85,25 @@ def test_unseen_only_wants_to_know_whom_pretraining_saw(tiny_run, patches):
     settings = EvaluationSettings(field_mm=24, num_random=1, unseen_only=True)
     with pytest.raises(ValueError, match=r"--unseen-only expects to know .*without its run\.yaml"):
         evaluate(model, str(patches), "out", settings)
+
+
+def test_a_diverged_backbone_is_refused_by_name_and_count(tiny_run, patches, tmp_path):
+    weights = tiny_run / "checkpoints" / "step_00000020" / "backbone" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["norm.bias"][0] = float("nan")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"finite features of .*run; found NaN or infinity in 80 of 80 images"):
+        evaluate(str(tiny_run), str(patches), str(tmp_path / "out"), SETTINGS)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_one_class_and_few_patients_are_said_question_by_question(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "PARTS", suite.PARTS[:1])
+    arrays = patch_arrays(num_patients=4)
+    arrays["ratings_malignancy"][:] = 5
+    data = write_patches(tmp_path / "few.npz", **arrays)
+    out = evaluate(str(tiny_run), str(data), str(tmp_path / "out"), SETTINGS)
+    probes = {probe["question"]: probe for probe in json.loads((out / "report.json").read_text())["probes"]}
+    assert probes["malignancy A"]["not_measured"].startswith("label 1 has 8 nodules of 4 patients; at least 10")
+    assert probes["texture"]["not_measured"].startswith("label 1 has 4 nodules of 2 patients")
+    assert "- not measured: texture – label 1 has" in (out / "report.md").read_text()
