@@ -86,6 +86,11 @@ CASES = {
     "finetune: no dataset": (None, ("training/finetune_classification.py", "a backbone"), "Expected BACKBONE DATASET"),
     "finetune: no backbone": (None, (*FINETUNE, "--output={folder}/out"), "an existing path; found 'a backbone'"),
     "finetune: an unknown key": (None, (*FINETUNE, "--adaptation.ranks=4"), "Did you mean `adaptation.rank`?"),
+    "publish: no run, head or set": (
+        empty_folder,
+        ("training/publish.py", "{folder}/raw", "--repo", "dinox/x"),
+        "found none of these files",
+    ),
     "publish: no checkpoint": (
         run_without_checkpoint,
         ("training/publish.py", "{folder}/run", "{folder}/out"),

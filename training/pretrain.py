@@ -24,6 +24,7 @@ from dinox_hf.data.mixture import SliceMixture
 from dinox_hf.data.slices import SliceSet
 from dinox_hf.data.stream_loader import StreamLoader
 from dinox_hf.data.streaming import StreamedSlices
+from dinox_hf.hub.background_push import BackgroundPush
 from dinox_hf.pretraining.config import PretrainConfig
 from dinox_hf.pretraining.config_file import load_config
 from dinox_hf.pretraining.feasibility import refuse_too_few_slices, refuse_what_cannot_work, what_never_happens
@@ -40,6 +41,7 @@ from dinox_hf.pretraining.sharding import prepare
 from dinox_hf.pretraining.tracking import available_trackers
 
 PHANTOM_PRESET = Path(__file__).parent / "configs" / "quickstart.yaml"
+PUBLISH = Path(__file__).with_name("publish.py")
 
 
 def main(config: PretrainConfig, resume: Resume = "never") -> None:
@@ -79,6 +81,7 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
         take_moments(config.init, accelerator.unwrap_model(model), optimizer)
 
     run = Run(config, accelerator, model, optimizer, loader, checkpoint, origin)
+    pushes = BackgroundPush(PUBLISH, run.folder, config.hub.repo, config.hub.every_steps, accelerator.print)
     with explain_out_of_memory(config, accelerator, plan):
         for step, micro_batches in run.steps():  # resumes where the last checkpoint stopped
             reseed(config.seed, step, accelerator.process_index)
@@ -91,7 +94,10 @@ def main(config: PretrainConfig, resume: Resume = "never") -> None:
                 run.picture(step)
             if run.due("save", step):
                 run.save(step)
+                if accelerator.is_main_process:
+                    pushes.after_save(step, is_last=step + 1 == config.steps)
     run.finish()
+    pushes.finish()
     # DDP has to go before the process group it talks through; torch may wait for ever where both go at once.
     model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dinox_hf.console import run_command
 from dinox_hf.hub.export import answer_table
+from dinox_hf.hub.head_release import refuse_other_base
 from dinox_hf.hub.packing import pack
 from dinox_hf.hub.publish import publish_run
 from dinox_hf.hub.push import PushOptions, push
@@ -52,6 +53,9 @@ def release(arguments: argparse.Namespace) -> None:
             how = "public" if options.is_public else "private"
             print(f"\nDry run: nothing has left this machine. --push sends this to {packed.repo}, {how}.")
             return
+        if packed.kind == "head":
+            packed.refuse_failed_checks()
+            refuse_other_base(Path(scratch), arguments.source)
         done = push(packed, options)
     told = f"{done.num_changed} files changed" if done.num_changed else "Nothing has changed, so nothing was committed"
     print(f"\n{told}: {done.url} ({'private' if done.is_private else 'public'})")

@@ -85,7 +85,7 @@ def answers_alike(folder: Path, output: Path) -> str:
     The base is the copy beside the head where there is one, else the download that the training has made.
 
     Args:
-        folder: of `stage_head`.
+        folder: with the files of the head.
         output: of the training, with base/ perhaps.
 
     Raises:
@@ -102,12 +102,18 @@ def answers_alike(folder: Path, output: Path) -> str:
     return "; ".join(f"{answer['way']} {answer['largest_difference']:.1e}" for answer in answers)
 
 
-def answers_alike_on_the_hub(folder: Path, output: Path) -> None:
-    """The same with the base as the Hub gives it now: the last question before an adapter is pushed.
+def refuse_other_base(folder: Path, output: Path) -> None:
+    """Ask for the same answers on the base as the Hub gives it now: the last question before an adapter is pushed.
+
+    Args:
+        folder: of `stage_head`; a whole model needs no base.
+        output: of the training, with base/ perhaps.
 
     Raises:
         RuntimeError: if the base is not there, or is another one than the head was trained on.
     """
+    if not (folder / "adapter_config.json").is_file():
+        return
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
     try:

@@ -1,9 +1,10 @@
-"""From a folder on this machine to a checked release: a run, a trained head or a built data set, told by its files."""
+"""From a folder on this machine to a checked release: a run, a head, its base or a data set, told by its files."""
 
 import json
 from pathlib import Path
 
 from ..evaluation.learning import latest_checkpoint, read_run, sets_of
+from .base_release import is_base, stage_base
 from .card_checks import (
     refuse_invalid_card,
     refuse_invalid_dataset_card,
@@ -21,14 +22,14 @@ from .checks import (
 )
 from .clean_process import run_in_clean_process
 from .export import compare_in_clean_process
-from .head_release import answers_alike, stage_head
+from .head_release import answers_alike, head_of, stage_head
 from .identifiers import patients_of, refuse_identifiers_in_rows, refuse_identifiers_in_text
 from .publish import refuse_other_tokens, write_export
 from .release import Check, Kind, Release, files_in, run_check
 
 
 def kind_of(source: Path) -> Kind:
-    """Tell a run, a head and a data set apart.
+    """Tell a run, a head, the base of an adapter and a data set apart.
 
     Raises:
         ValueError: if the folder is none of them.
@@ -39,6 +40,8 @@ def kind_of(source: Path) -> Kind:
         return "head"
     if (source / "ingest_report.json").is_file():
         return "dataset"
+    if is_base(source):
+        return "base"
     raise ValueError(
         f"Expected a run (run.yaml), a trained head (finetune.yaml) or a built data set (ingest_report.json) in "
         f"{source}; found none of these files. Name the output folder of training/pretrain.py, of "
@@ -62,7 +65,9 @@ def pack(source: Path, repo: str, scratch: Path, plain_at_extent: bool = False, 
     kind = kind_of(source)
     if kind == "model":
         return _pack_run(source, repo, scratch, plain_at_extent)
-    return _pack_head(source, repo, scratch, base) if kind == "head" else _pack_dataset(source, repo, scratch)
+    if kind == "head":
+        return _pack_head(source, repo, scratch, base)
+    return _pack_base(source, repo, scratch) if kind == "base" else _pack_dataset(source, repo, scratch)
 
 
 def _pack_run(run: Path, repo: str, folder: Path, plain_at_extent: bool) -> Release:
@@ -93,6 +98,18 @@ def _pack_head(output: Path, repo: str, scratch: Path, base: str | None) -> Rele
     ]
     title = f"Nodule malignancy on {report['base']['name']}, {report['epochs']} epochs"
     return Release(repo, "head", title, files, checks)
+
+
+def _pack_base(source: Path, repo: str, folder: Path) -> Release:
+    report = stage_base(source, repo, folder)
+    files, output = files_in(folder), source.resolve().parent
+    with_adapter = "loads without dinox_hf beneath its adapter, largest difference of the logits"
+    checks = [
+        *_common_checks(files, output, set()),
+        run_check("licences", lambda: refuse_unstated_head_licences(report)),
+        run_check(with_adapter, lambda: answers_alike(head_of(output), output)),
+    ]
+    return Release(repo, "base", f"Base for adapters, {report['base']['name']}", files, checks)
 
 
 def _pack_dataset(source: Path, repo: str, scratch: Path) -> Release:

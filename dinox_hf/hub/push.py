@@ -14,7 +14,7 @@ from .release import Release
 # Written by the Hub itself.
 _HUBS_OWN = {".gitattributes"}
 # By which file an earlier push of ours is recognised, and what it says there.
-_MARKS = {"model": "config.json", "head": "report.json", "dataset": "ingest_report.json"}
+_MARKS = {"model": "config.json", "base": "config.json", "head": "report.json", "dataset": "ingest_report.json"}
 _SECONDS_BEFORE_RETRY = (2, 10, 30)
 _AS_IT_WAS = "Nothing of this push is visible there: a repository is as it was, a new one is private and empty."
 _IS_THERE = "The files are there as one whole commit; its tag or who may read it are not yet as asked."

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["model", "head", "dataset"]
+Kind = Literal["model", "base", "head", "dataset"]
 
 
 @dataclass(frozen=True)

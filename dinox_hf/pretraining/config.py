@@ -10,6 +10,7 @@ from ..data.intensity.ct import IntensityConfig
 from ..data.masking import MaskingConfig
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from .data_config import BatchConfig, DataConfig
+from .hub_config import HubConfig
 from .low_rank import LowRankConfig
 
 
@@ -250,6 +251,7 @@ class PretrainConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_checkpoints", "picture_every"):
@@ -261,6 +263,9 @@ class PretrainConfig:
             is_met = self.keep_every >= 1 and self.keep_every % self.save_every == 0
             wanted = f"a multiple of save_every, which is {self.save_every}"
             expect(is_met, "keep_every", wanted, self.keep_every, "null keeps the newest ones only")
+        is_met = self.hub.repo is None or self.hub.every_steps % self.save_every == 0
+        wanted = f"a multiple of save_every, which is {self.save_every}"
+        expect(is_met, "hub.every_steps", wanted, self.hub.every_steps, "what is pushed is a checkpoint")
         is_used = self.data.neighbour_mm is None or self.intensity.channels == "neighbours"
         hint = "set intensity.channels: neighbours, or leave data.neighbour_mm out"
         expect(is_used, "data.neighbour_mm", "null with intensity.channels: windows", self.data.neighbour_mm, hint)

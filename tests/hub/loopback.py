@@ -27,6 +27,7 @@ class LoopbackHub:
 
     def __init__(self) -> None:
         self.url = ""
+        self.storage = ""  # large files lie on another host, as those of the Hub do: clients tell them apart by that
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large_files: dict[str, bytes] = {}
         # token -> name, organisations, role
@@ -62,7 +63,7 @@ def serve(hub: LoopbackHub):
     """Answer on a free port of this machine until the block ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_port}"
+    hub.url, hub.storage = (f"http://{host}:{server.server_port}" for host in ("127.0.0.1", "localhost"))
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield hub
@@ -240,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         linked = {"X-Linked-Size": str(len(file.content)), "X-Linked-ETag": f'"{file.sha256}"'}
         self.hub.large_files.setdefault(file.sha256, file.content)
-        self.send(b"", 302, Location=f"{self.hub.url}/large/{file.sha256}", **known, **linked)
+        self.send(b"", 302, Location=f"{self.hub.storage}/large/{file.sha256}", **known, **linked)
 
     def large(self, oid: str) -> None:
         self.send_range(self.hub.large_files[oid], {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"})
@@ -280,7 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(401, "Unauthorized")
         objects = []
         for wanted in json.loads(self.content)["objects"]:
-            links = {"upload": {"href": f"{self.hub.url}/large/{wanted['oid']}"}}
+            links = {"upload": {"href": f"{self.hub.storage}/large/{wanted['oid']}"}}
             links["verify"] = {"href": f"{self.hub.url}/verify"}
             is_here = wanted["oid"] in self.hub.large_files
             objects.append(wanted if is_here else wanted | {"actions": links})
