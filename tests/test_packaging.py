@@ -99,7 +99,9 @@ def test_pretraining_says_that_it_needs_a_checkout():
         dinox_command.main(["pretrain"])
 
 
-@pytest.mark.parametrize("script", ["dataset_scripts/build_lidc_idri.py", "dataset_scripts/preview.py"])
+@pytest.mark.parametrize(
+    "script", ["dataset_scripts/build_lidc_idri.py", "dataset_scripts/preview.py", "training/publish.py"]
+)
 def test_a_script_and_its_command_are_one_function(script):
     name = {"build_lidc_idri": "build"}.get(Path(script).stem, Path(script).stem)
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
@@ -142,7 +144,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_package_its_templates_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "dinox_hf").rglob("*.py")}
-    templates = {f"dinox_hf/model_card/{kind}.md" for kind in ("adapter", "dataset", "model")}
+    templates = {f"dinox_hf/model_card/{kind}.md" for kind in ("adapter", "base", "dataset", "model")}
     assert names == sources | templates | {"dinox_hf/py.typed", "dinox_command.py"}
 
 
