@@ -12,11 +12,13 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub import HfApi
+
 from ..hub.export import answer_table
 from ..hub.head_release import refuse_other_base
 from ..hub.packing import pack
 from ..hub.publish import publish_run
-from ..hub.push import PushOptions, push
+from ..hub.push import PushOptions, push, refuse_without_token
 from ..hub.release import describe
 
 
@@ -45,6 +47,8 @@ def release(options: Namespace) -> None:
         as_pull_request=options.pull_request,
         tag=options.tag,
     )
+    if options.push:
+        refuse_without_token(HfApi())  # rather than after minutes of checks
     with tempfile.TemporaryDirectory() as scratch:
         packed = pack(options.source, options.repo, Path(scratch), options.plain_at_extent, options.base)
         print(describe(packed, with_card=not options.push), flush=True)

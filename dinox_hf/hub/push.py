@@ -70,6 +70,7 @@ def push(release: Release, options: PushOptions, api: HfApi | None = None) -> Pu
     release.refuse_failed_checks()
     api = api or HfApi()
     with explained(release.repo, api.endpoint, _AS_IT_WAS):
+        refuse_without_token(api)
         refuse_without_permission(release.repo, options, api)
         is_new = not api.repo_exists(release.repo, repo_type=release.repo_type)
         if is_new:
@@ -85,17 +86,25 @@ def push(release: Release, options: PushOptions, api: HfApi | None = None) -> Pu
         return Pushed(url, num_changed, is_private(release, api))
 
 
-def refuse_without_permission(repo: str, options: PushOptions, api: HfApi) -> None:
-    """Stop before the first byte is sent where the token cannot end it.
+def refuse_without_token(api: HfApi) -> None:
+    """Stop before anything is made.
 
     Raises:
-        ValueError: without a token, or with one that may not write there.
+        ValueError: without a token.
     """
     if not (api.token or get_token()):
         raise ValueError(
             "Pushing needs an access token; found none. Make one with the role `write` at "
             "https://huggingface.co/settings/tokens, then log in by `hf auth login`, or set HF_TOKEN."
         )
+
+
+def refuse_without_permission(repo: str, options: PushOptions, api: HfApi) -> None:
+    """Stop before the first byte is sent where the token cannot end it.
+
+    Raises:
+        ValueError: with a token that may not write there.
+    """
     user = api.whoami()
     names = [user["name"], *(organisation["name"] for organisation in user["orgs"])]
     role = user.get("auth", {}).get("accessToken", {}).get("role")
