@@ -88,7 +88,7 @@ def build(networks: Networks, limits: Limits, pixel_mm: float) -> gr.Blocks:
                     width = gr.Number(WINDOWS["Lung"][1], label="Width, HU", min_width=80)
                 overlay = gr.Radio(list(OVERLAYS.items()), value="similarity", label="Overlay", elem_id="overlay")
                 opacity = gr.Slider(0, 1, 0.7, step=0.05, label="Opacity", elem_id="opacity", buttons=[])
-                share = gr.Slider(0.01, 0.6, 0.15, step=0.01, label="Share shown", elem_id="share", buttons=[])
+                share = gr.Slider(0.01, 0.6, 0.05, step=0.01, label="Share shown", elem_id="share", buttons=[])
                 beside = gr.Checkbox(True, label="Side by side", elem_id="beside", visible=len(networks.named) > 1)
                 progress = gr.Markdown(elem_id="progress")
                 with gr.Row():

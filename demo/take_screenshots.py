@@ -53,7 +53,7 @@ def take(page: Page, out: Path) -> None:
     page.wait_for_function(
         "document.querySelector('.viewer').dataset.encoded == +document.querySelector('.slider').max + 1"
     )
-    page.wait_for_function("/^(\\d+) of \\1 slices/.test(document.querySelector('#progress').innerText)")
+    page.wait_for_function("/compared\\.$/.test(document.querySelector('#progress').innerText.trim())")
     page.mouse.move(0, 0)
     save(page, out / "demo.png")
     page.get_by_label("PCA colours", exact=True).click()

@@ -23,7 +23,7 @@ class Display:
     level: float = WINDOWS["Lung"][0]  # HU
     width: float = WINDOWS["Lung"][1]  # HU
     overlay: Overlay = "similarity"
-    share: float = 0.15  # of the body in the point's slice that the similarity overlay covers
+    share: float = 0.05  # of the body in the point's slice that the similarity overlay covers
     is_side_by_side: bool = True
 
     def __post_init__(self) -> None:
