@@ -11,7 +11,12 @@ from .label_efficiency import FROM_SCRATCH
 from .probe_suite import BACKBONE, NO_POOLING, RANDOM, SIZE
 
 _COLOURS = {BACKBONE: BLUE, RANDOM: GREY, SIZE: ORANGE, FROM_SCRATCH: RED}
-_STYLES = {"cls": ("-", "o"), "mean": ("--", "s"), NO_POOLING: ("-.", "^")}  # no two curves differ in colour alone
+_STYLES = {
+    "cls": ("-", "o"),
+    "mean": ("--", "s"),
+    "max": (":", "v"),
+    NO_POOLING: ("-.", "^"),
+}  # no two curves differ in colour alone
 _LABEL_GAP = 0.032  # of the height of the axis, between labels at the ends of curves
 
 
@@ -24,7 +29,7 @@ def draw_label_efficiency(path: Path, record: dict[str, Any]) -> None:
     """
     percent = np.array([100 * counts["share"] for counts in record["shares"]])
     with style():
-        figure, axis = plt.subplots(figsize=(PRINT_WIDTH, 3.7), layout="constrained")
+        figure, axis = plt.subplots(figsize=(PRINT_WIDTH, 4.0), layout="constrained")
         ends = []
         for curve in record["curves"]:
             colour = _COLOURS.get(curve["features"], PINK)
@@ -33,14 +38,14 @@ def draw_label_efficiency(path: Path, record: dict[str, Any]) -> None:
                 marker = "D"
             mean = np.array([point["auc"] for point in curve["points"]])
             sd = np.array([point["sd"] for point in curve["points"]])
-            axis.fill_between(percent, mean - sd, np.minimum(mean + sd, 1), color=colour, alpha=0.13, linewidth=0)
+            axis.fill_between(percent, mean - sd, np.minimum(mean + sd, 1), color=colour, alpha=0.1, linewidth=0)
             axis.plot(percent, mean, line, marker=marker, color=colour, markersize=4)
             pooling = "" if curve["pooling"] == NO_POOLING else f" ({curve['pooling']})"
             ends.append((mean[-1], f"{curve['features']}{pooling}", colour))
             if curve["features"] == FROM_SCRATCH:
-                axis.axhline(mean[-1], color=colour, linewidth=0.8, linestyle=":")
+                axis.plot([percent[0] * 0.75, percent[-1]], [mean[-1]] * 2, color=colour, linewidth=0.7)
                 axis.text(
-                    percent[0] * 0.8, mean[-1], "all labels, from scratch", color=colour, fontsize=7, va="bottom"
+                    percent[0] * 0.78, mean[-1], "from scratch, all labels", color=colour, fontsize=7, va="bottom"
                 )
         axis.axhline(0.5, color=GREY, linestyle="--", linewidth=0.8)
         axis.set_xscale("log")

@@ -15,7 +15,7 @@ from .tables import interval_text, table
 
 KS = (1, 5, 10)
 PIXELS = "raw pixels"  # all of them: no component is fitted here
-_POOLINGS = ("cls", "mean")
+_POOLINGS = ("cls", "mean", "max")
 _NUM_MALIGNANCY = 2  # questions about malignancy come first: rule A, and the same among equals in size
 _ATTRIBUTES = ("texture", "calcification")
 Similarities = dict[tuple[str, str], list[np.ndarray]]  # by features and pooling, of one network or several, (n, n)

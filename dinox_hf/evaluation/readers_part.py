@@ -11,7 +11,7 @@ from .probe_suite import BACKBONE, NO_POOLING, RANDOM, SIZE, Question, too_few
 from .reader_agreement import NUM_BINS, READER, reader_agreement
 from .tables import interval_text, table
 
-_POOLINGS = ("cls", "mean")
+_POOLINGS = ("cls", "mean", "max")
 _RULE = MALIGNANCY_RULES[0]
 _COLUMNS = {
     "spearman_mean": "Spearman, mean rating",
