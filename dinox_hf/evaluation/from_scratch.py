@@ -1,7 +1,8 @@
 """The supervised baseline: a small convolutional network that learns from the drawn labels and from nothing else.
 
-On a few hundred crops a convolutional network is the stronger opponent: a vision transformer of random weights has to
-learn from the labels that neighbouring pixels belong together. So the backbone is held against this one.
+A convolutional network knows that neighbouring pixels belong together; a vision transformer of random weights would
+have to learn that, too, from a few hundred crops, and was not tried. Widths, steps and image size were chosen from
+fourteen tries on real nodules by the AUC on the test folds themselves: if that favours anything, then the baseline.
 """
 
 from collections.abc import Sequence

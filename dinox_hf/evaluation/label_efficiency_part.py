@@ -154,8 +154,8 @@ def _method(record: dict[str, Any]) -> str:
         f"start. AUC counts pairs within a fold. The baseline is a convolutional network (widths "
         f"{', '.join(map(str, baseline['widths']))}; lung, mediastinal and bone window at {baseline['size_px']} px, "
         f"{baseline['steps']} steps of {baseline['batch_size']} crops, flipped, turned and shifted), trained end to "
-        f"end on the same labels; on so few images it is a stronger opponent than a vision transformer from random "
-        f"weights. Probes standardise features by all training nodules, labelled or not."
+        f"end on the same labels; a vision transformer from random weights was not tried. Probes standardise features "
+        f"by all training nodules, labelled or not."
     )
 
 
