@@ -15,9 +15,9 @@ COMMANDS = {
     "plan": ("dinox_hf.pretraining.memory", "the memory that a run needs, and the largest batch that fits"),
     "build": ("dinox_hf.cli.build", "scans and LIDC annotations to a Parquet set for load_dataset"),
     "preview": ("dinox_hf.cli.preview", "a contact sheet of a built set"),
-    "publish": ("dinox_hf.cli.publish", "a run, a head or a built set to the Hub; rehearsed unless --push is given"),
-    "export": ("dinox_hf.cli.export", "a backbone as a folder, a .pth file, Meta's layout or ONNX, compared"),
     "evaluate": ("dinox_hf.cli.evaluate", "a backbone's probes, collapse and attention beside their controls"),
+    "export": ("dinox_hf.cli.export", "a backbone as a folder, a .pth file, Meta's layout or ONNX, compared"),
+    "publish": ("dinox_hf.cli.publish", "a run, a head or a built set to the Hub; rehearsed unless --push is given"),
 }
 PRETRAIN = """\
 `dinox pretrain` needs a checkout: pretraining is a script to be read and changed, which Accelerate starts. In one:

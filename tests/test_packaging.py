@@ -99,9 +99,13 @@ def test_pretraining_says_that_it_needs_a_checkout():
         dinox_command.main(["pretrain"])
 
 
-@pytest.mark.parametrize(
-    "script", ["dataset_scripts/build_lidc_idri.py", "dataset_scripts/preview.py", "training/publish.py"]
+SCRIPTS = (
+    *("dataset_scripts/build_lidc_idri.py", "dataset_scripts/preview.py"),
+    *("training/evaluate.py", "training/publish.py"),
 )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_and_its_command_are_one_function(script):
     name = {"build_lidc_idri": "build"}.get(Path(script).stem, Path(script).stem)
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
