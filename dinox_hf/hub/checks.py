@@ -107,15 +107,18 @@ def leaks_in(text: str, private: set[str], is_picture: bool = False) -> list[str
 
 
 def private_words(source: Path) -> set[str]:
-    """What identifies this machine and its user: folders, and `user@host` in the forms that logs print."""
+    """What identifies this machine and its user: folders, its name, and `user@host` in the forms that logs print."""
     folders = {Path.home(), Path.cwd(), source.resolve()}
     words = {str(folder) for folder in folders if len(folder.parts) > 2}
+    host = socket.gethostname()
+    if len(host) > 5 and re.search(r"[\d.-]", host):  # a plain word, such as `data`, also stands in honest text
+        words.add(host)
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         # A container may run as a number without a name.
         return words
-    return words | {f"{user}@{socket.gethostname()}"}
+    return words | {f"{user}@{host}"}
 
 
 def _is_pickle(path: Path) -> bool:

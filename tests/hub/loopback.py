@@ -15,47 +15,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-from .loopback_store import Commit, Repository, StoredFile, tree
+from .loopback_store import Broken, Commit, LoopbackHub, Refusal, Repository, StoredFile, tree
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 API = rf"/api/(?P<kind>model|dataset)s/{REPO}"
 LARGE = (".safetensors", ".parquet", ".png", ".pth", ".onnx")  # what the Hub's .gitattributes sends through LFS
-
-
-class LoopbackHub:
-    """State of the server, for a test to prepare and to look at."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.storage = ""  # large files lie on another host, as those of the Hub do: clients tell them apart by that
-        self.repositories: dict[tuple[str, str], Repository] = {}
-        self.large_files: dict[str, bytes] = {}
-        # token -> name, organisations, role
-        self.users = {
-            "hf_writer_0123456789": ("anna", ["dinox"], "write"),
-            "hf_reader_0123456789": ("ben", [], "read"),
-            "hf_other_0123456789": ("carla", [], "write"),
-        }
-        self.requests: list[str] = []  # "METHOD /path"
-        self.broken_uploads = 0  # so many of the next uploads end half-way
-        self.broken_commits: list[str] = []  # "before" or "after": when the next commits lose their connection
-
-    def model(self, name: str) -> Repository:
-        return self.repositories["model", name]
-
-    def dataset(self, name: str) -> Repository:
-        return self.repositories["dataset", name]
-
-
-class Refusal(Exception):
-    """An answer other than success."""
-
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
-        self.status, self.message, self.code = status, message, code
-
-
-class Broken(Exception):
-    """The connection is gone."""
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dinox_hf.hub.checks import find_leaks, leaks_in, refuse_unfit_to_publish
+from dinox_hf.hub.checks import find_leaks, leaks_in, private_words, refuse_unfit_to_publish
 from dinox_hf.hub.release import files_in
 
 
@@ -29,6 +29,13 @@ def test_paths_of_a_machine_are_found(text):
 )
 def test_ordinary_text_is_no_path(text):
     assert leaks_in(text, private=set()) == []
+
+
+def test_the_name_of_the_machine_is_private_unless_it_is_a_plain_word(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "gpu-node17")
+    assert "gpu-node17" in private_words(tmp_path)
+    monkeypatch.setattr("socket.gethostname", lambda: "radiology")
+    assert "radiology" not in private_words(tmp_path)
 
 
 def test_a_path_in_a_picture_is_found(tmp_path):

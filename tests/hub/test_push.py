@@ -8,10 +8,14 @@ import pytest
 from huggingface_hub import HfApi
 
 from dinox_hf.hub import push as push_module
+from dinox_hf.hub.card_checks import refuse_invalid_card
+from dinox_hf.hub.export import Answer
+from dinox_hf.hub.publish import refuse_other_tokens
 from dinox_hf.hub.push import PushOptions, push
-from dinox_hf.hub.release import Check, Release, files_in
+from dinox_hf.hub.release import Check, Release, files_in, run_check
 
-from .loopback import LoopbackHub, serve
+from .loopback import serve
+from .loopback_store import LoopbackHub
 
 WRITER, READER, OTHER = "hf_writer_0123456789", "hf_reader_0123456789", "hf_other_0123456789"
 CARD = "---\nlicense: gpl-3.0\nlibrary_name: transformers\n---\n\n# Tiny\n"
@@ -156,10 +160,16 @@ def test_a_public_repository_is_not_filled_by_mistake(hub, release):
     assert hub.model("dinox/tiny-ct").files() == {}
 
 
-def test_a_failed_check_stops_everything(hub, release):
-    failed = dataclasses.replace(release, checks=[Check("card", "expected a licence; found none", is_passed=False)])
-    with pytest.raises(ValueError, match="card: expected a licence"):
-        push(failed, PushOptions(), client(hub))
+def test_a_model_with_other_tokens_or_a_card_without_a_field_stops_everything(hub, release):
+    other = Answer("AutoModel", "DINOv3ViTModel", 0.1, allowed_difference=1e-5, unmatched=())
+    failed = [
+        run_check("tokens", lambda: refuse_other_tokens([other])),
+        run_check("card", lambda: refuse_invalid_card(release.card)),
+    ]
+    with pytest.raises(
+        ValueError, match=r"nothing has left it(.|\n)*tokens: The exported folder(.|\n)*card: .*`pipeline"
+    ):
+        push(dataclasses.replace(release, checks=failed), PushOptions(), client(hub))
     assert hub.requests == []
 
 

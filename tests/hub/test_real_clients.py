@@ -22,7 +22,8 @@ from tests.data.builds import write_patient
 from tests.evaluation.conftest import write_set
 
 from .conftest import make_run
-from .loopback import LoopbackHub, serve
+from .loopback import serve
+from .loopback_store import LoopbackHub
 from .test_push import WRITER
 
 pytestmark = pytest.mark.long
