@@ -106,13 +106,14 @@ def build(networks: Networks, limits: Limits, pixel_mm: float) -> gr.Blocks:
         quietly = {"outputs": viewer, "show_progress": "hidden"}
         fresh = [session, status, progress, viewer]
         for event in (page.load, again.click):
-            event(lambda *choices: show_new(open_phantom(), "", *choices), shown[1:], fresh)
-        upload.upload(
+            event(lambda *choices: show_new(open_phantom(), "", *choices), shown[1:], fresh, show_progress="hidden")
+        upload.upload(lambda: "Reading the scan …", None, status, queue=False, show_progress="hidden").then(
             lambda path, *choices: show_new(*told(open_upload, path), *choices),
             [upload, *shown[1:]],
             fresh,
+            show_progress="hidden",
             concurrency_limit=1,
-        )
+        ).failure(describe, session, status, queue=False, show_progress="hidden")
         for control in (overlay, beside, level, width, share):
             control.change(show, shown, **quietly, queue=False, trigger_mode="always_last")
         window.change(choose_window, [window, level, width], [own, level, width], queue=False).then(
@@ -149,11 +150,16 @@ def show(session: Viewer | None, *choices: Any) -> dict[str, Any]:
     return scene(session, told(display, *choices))
 
 
+def describe(session: Viewer | None, note: str = "") -> str:
+    """What is open, for the column of controls."""
+    if session is None:
+        return ""
+    return f"{session.title}: {session.num_slices} slices every {session.volume.spacing_mm[0]:.3g} mm. {note}"
+
+
 def show_new(session: Viewer, note: str, *choices: Any) -> tuple[Viewer, str, str, dict[str, Any]]:
     """A scan that was just opened."""
-    thick_mm = session.volume.spacing_mm[0]
-    status = f"{session.title}: {session.num_slices} slices every {thick_mm:.3g} mm. {note}"
-    return session, status, "", show(session, *choices)
+    return session, describe(session, note), "", show(session, *choices)
 
 
 def choose_window(window: str, level: float, width: float) -> tuple[dict, float, float]:
