@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from dinox_hf.console import run_command
-from dinox_hf.serving.scan_slices import open_scan
+from dinox_hf.serving.scan_slices import open_scan, refuse_outside, voxel_at
 from dinox_hf.serving.volume_features import STORE, encode_volume
 from dinox_hf.serving.volume_maps import similarity_from, write_colours, write_similarity
 from dinox_hf.serving.volume_picture import draw_planes
@@ -35,6 +35,9 @@ def main() -> None:
     given = parser.parse_args()
     disable_progress_bar()  # of transformers
     scan = open_scan(given.scan, given.series, given.max_gap_mm)
+    voxel = given.voxel or (voxel_at(given.point_mm, scan.affine_lps) if given.point_mm else None)
+    if voxel is not None:
+        refuse_outside(voxel, scan.shape)  # now, not when everything is encoded
     features = encode_volume(
         scan,
         given.backbone,
@@ -48,8 +51,7 @@ def main() -> None:
     print(f"{given.out / STORE}: {size} (slices, rows, columns, width), float16")
     write_colours(features, given.out / "colours.nii.gz")
     print(f"{given.out / 'colours.nii.gz'}: principal components as colours, on the voxels of the scan")
-    if given.point_mm or given.voxel:
-        voxel = given.voxel or features.voxel_at(given.point_mm)
+    if voxel is not None:
         similarity = similarity_from(features, voxel=voxel)
         write_similarity(features, similarity, given.out / "similarity.nii.gz")
         print(f"{given.out / 'similarity.nii.gz'}: cosine with the patch at the point, on the voxels of the scan")

@@ -131,6 +131,26 @@ def open_scan(
     return _of_volume(volume)
 
 
+def voxel_at(point_mm: tuple[float, float, float], affine_lps: np.ndarray) -> tuple[float, float, float]:
+    """Index (z, y, x) of a scan, between voxels too, of a point (x, y, z) in the patient's millimetres, LPS."""
+    x, y, z, _ = np.linalg.solve(affine_lps, [*point_mm, 1.0])
+    return float(z), float(y), float(x)
+
+
+def refuse_outside(voxel: tuple[float, float, float], shape: tuple[int, int, int]) -> None:
+    """Stop at a point (z, y, x) that is not in a scan of this shape.
+
+    Raises:
+        ValueError: saying where it lies.
+    """
+    if not all(-0.5 <= index <= size - 0.5 for index, size in zip(voxel, shape, strict=True)):
+        found = ", ".join(f"{index:.1f}" for index in voxel)
+        raise ValueError(
+            f"A point should lie in the scan of {tuple(shape)} voxels (z, y, x); found voxel ({found}). Points in "
+            f"millimetres are (x, y, z) in LPS, as DICOM has them; in RAS, turn the signs of x and y."
+        )
+
+
 def _choose(scans: list[Scan], rejections: list[Rejection], source: Path, series_id: str | None) -> Scan:
     if series_id is not None:
         named = [scan for scan in scans if scan.series_id == series_id]

@@ -23,9 +23,8 @@ class EncodingConfig:
     pixel_mm: float | None = None
     tile_px: int | None = None  # side of a tile in these pixels; None: the whole slice, tiles where it is too large
     overlap: float = 0.25  # the least share of a tile that its neighbour sees too; their tokens are averaged there
-    neighbour_mm: float | None = (
-        None  # distance of the slices below and above, where they are channels; None: adjacent
-    )
+    # Distance of the slices below and above, where they are channels. None: the adjacent ones.
+    neighbour_mm: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("pixel_mm", "tile_px", "neighbour_mm"):

@@ -15,7 +15,7 @@ from ..evaluation.features import Backbone, load_backbone
 from ..evaluation.learning import latest_checkpoint, read_run
 from .feature_store import SliceArray, read_record, write_record
 from .patch_grid import PatchGrid, make_grid
-from .scan_slices import ScanSlices, open_scan
+from .scan_slices import ScanSlices, open_scan, refuse_outside, voxel_at
 from .slice_features import EncodingConfig, SliceFeatures, encode_slice
 
 STORE = "features.zarr"
@@ -87,8 +87,7 @@ class VolumeFeatures:
 
     def voxel_at(self, point_mm: tuple[float, float, float]) -> tuple[float, float, float]:
         """Index (z, y, x) of the scan, between voxels too, of a point (x, y, z) in the patient's millimetres, LPS."""
-        x, y, z, _ = np.linalg.solve(self.scan_affine_lps, [*point_mm, 1.0])
-        return float(z), float(y), float(x)
+        return voxel_at(point_mm, self.scan_affine_lps)
 
     def patch_at(self, voxel: tuple[float, float, float]) -> tuple[int, int, int]:
         """Slice, row and column of the patch that holds a voxel (z, y, x).
@@ -96,13 +95,8 @@ class VolumeFeatures:
         Raises:
             ValueError: if it is outside the scan.
         """
+        refuse_outside(voxel, self.scan_shape)
         z, y, x = voxel
-        if not all(-0.5 <= index <= size - 0.5 for index, size in zip(voxel, self.scan_shape, strict=True)):
-            found = ", ".join(f"{index:.1f}" for index in voxel)
-            raise ValueError(
-                f"A point should lie in the scan of {self.scan_shape} voxels (z, y, x); found voxel ({found}). Points "
-                f"in millimetres are (x, y, z) in LPS, as DICOM has them; in RAS, turn the signs of x and y."
-            )
         return (min(max(round(z), 0), len(self) - 1), *self.grid.patch_of(y, x))
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import SimpleITK as sitk
 import yaml
 
 import dinox_hf
+import training.encode_volume as script
 from dinox_hf.evaluation.features import load_backbone
 from dinox_hf.serving import volume_features
 from dinox_hf.serving.scan_slices import open_scan
@@ -174,3 +176,12 @@ def test_planes_pass_through_the_point(features, volume, tmp_path):
     similarity = similarity_from(features, voxel=BALL)
     draw_planes(tmp_path / "planes.png", open_scan(volume), features, similarity, BALL)
     assert (tmp_path / "planes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_refuses_a_point_outside_before_it_encodes(tmp_path, monkeypatch):
+    write_series(tmp_path / "scan")
+    arguments = [str(tmp_path / "scan"), "backbone", str(tmp_path / "out"), "--point-mm", "0", "0", "500"]
+    monkeypatch.setattr(sys, "argv", ["encode_volume.py", *arguments])
+    with pytest.raises(ValueError, match=r"A point should lie in the scan of \(6, 24, 20\) voxels"):
+        script.main()
+    assert not (tmp_path / "out").exists()
