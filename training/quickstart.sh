@@ -24,8 +24,8 @@ run 5 "Publishing: a folder for the Hub, loaded back without this package" \
 cat <<END
 
 Done. Look at
-  $out/run/evaluation/report.md          what the backbone learned, beside its controls
-  $out/run/evaluation/figures/           attention, patch colours, training curves
+  $out/run/evaluation/report.html        what the backbone learned, beside its controls (as text: report.md)
+  $out/run/evaluation/figures/           its figures as PNG and SVG
   $out/run/pictures/                     what the teacher told apart while it learned
   $out/hub/README.md                     the model card; the folder is ready for the Hub
   $out/dataset/README.md                 the dataset card

@@ -9,7 +9,7 @@ from .attention import CENTRE_PRIOR, DOUBLED, MEAN, AttentionField, attention_re
 from .bench import Bench
 from .localisation import non_negative, upsampled
 from .part import Part, Report
-from .probe_suite import BACKBONE, RANDOM
+from .probe_suite import BACKBONE, RANDOM, fewer_than_needed
 from .tables import figure, interval_text, table
 
 _NO_OUTLINES = "Not measured: attention against the readers' outlines, which these data do not hold."
@@ -132,6 +132,7 @@ def _section(report: Report) -> str:
             None,
             [
                 heading,
+                _too_few(fields[0]),
                 _method(fields, "the mask of at least half of the readers" if has_outlines else _DISC),
                 "" if has_outlines else _NO_OUTLINES,
                 figure(report, "localisation", SCORES_CAPTION),
@@ -141,6 +142,12 @@ def _section(report: Report) -> str:
             ],
         )
     )
+
+
+def _too_few(field: dict[str, Any]) -> str:
+    scores = field["maps"][CENTRE_PRIOR]
+    reason = fewer_than_needed(scores["num_nodules"], scores["num_patients"])
+    return f"**So few nodules or patients make no interval:** {reason}. Those below say nothing." if reason else ""
 
 
 def _method(fields: list[dict[str, Any]], against: str) -> str:

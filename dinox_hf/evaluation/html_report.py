@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 _FIGURE = re.compile(r"!\[(?P<caption>[^\]]*)\]\((?P<path>[^)]+)\)")
-_NUMBER = re.compile(r"[+−-]?\d[\d.,]*( ?(%|mm|px))?|[+-]?\d[\d.]* to [+-]?\d[\d.]*|–")
+_NUMBER = re.compile(r"[+−-]?\d[\d.,]*( ?(%|mm|px))?|[+-]?\d[\d.]*( to |–)[+-]?\d[\d.]*|–")
 _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 _CSS = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #5c6570; --page: #ffffff; --line: #d9dee4; --band: #f5f7f9;
@@ -18,7 +18,7 @@ _CSS = """
 @media (prefers-color-scheme: dark) { :root { --text: #e4e8ec; --soft: #a3adb8; --page: #14181d; --line: #39424c;
   --band: #1c2229; --link: #7fc1f0; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 66rem; background: var(--page); color: var(--text);
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 72rem; background: var(--page); color: var(--text);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { margin-top: 2.6rem; padding-top: .5rem;
   border-top: 1px solid var(--line); font-size: 1.3rem; } h3 { margin-top: 1.8rem; font-size: 1.05rem; }
@@ -28,7 +28,8 @@ nav a { margin-right: 1.1rem; white-space: nowrap; }
 .scroll { margin: 1rem 0; overflow-x: auto; }
 table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-th { border-bottom-width: 2px; } td.number { text-align: right; } tbody tr:nth-child(even) { background: var(--band); }
+th { border-bottom-width: 2px; white-space: normal; vertical-align: bottom; }
+td.number { text-align: right; } tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 1.4rem 0; } figure img { display: block; width: 100%; max-width: 54rem; height: auto; padding: .6rem;
   border: 1px solid var(--line); border-radius: 6px; background: #fff; }
 figcaption { max-width: 48rem; margin-top: .5rem; color: var(--soft); font-size: .9rem; }

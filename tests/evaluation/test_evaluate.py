@@ -62,6 +62,7 @@ def test_one_patient_is_reported_without_probes_and_without_a_crash(tiny_run, tm
     assert "CLS probe gain over random weights: not measured" in text
     assert len(re.findall(r"not measured: [a-z]+", text)) >= 12
     assert "best head |" not in text
+    assert "**So few nodules or patients make no interval:** 1 nodules of 1 patients; at least 10" in text
     assert (
         "Outlines from patch tokens: not measured – A segmentation probe needs nodules of at least 5 patients" in text
     )
