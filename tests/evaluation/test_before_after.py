@@ -59,11 +59,11 @@ def test_every_probe_has_before_after_and_difference(started_run):
     assert set(report["collapse"]["slices"]) == {"backbone", "starting weights", "random weights"}
 
 
-def test_weights_compared_with_themselves_gain_nothing(tiny_run, monkeypatch):
-    monkeypatch.setattr(suite, "PARTS", suite.PARTS[:3])
+def test_weights_compared_with_themselves_gain_nothing(tiny_run):
     checkpoint = tiny_run / "checkpoints" / "step_00000020"
     record_origin(tiny_run, {"weights": str(checkpoint), "revision": None})
-    report = json.loads((evaluate(str(tiny_run), None, None, SETTINGS) / "report.json").read_text())
+    out = evaluate(str(tiny_run), None, None, SETTINGS, parts=suite.PARTS[:3])
+    report = json.loads((out / "report.json").read_text())
     gains = [g for p in report["probes"] for g in p["gains"] if g["over"] == "starting weights"]
     assert len(gains) > 4 and all(g["gain"] == 0 and g["interval"] == [0, 0] and g["always_zero"] for g in gains)
     text = (tiny_run / "evaluation" / "report.md").read_text()
@@ -103,11 +103,10 @@ def test_an_origin_that_is_a_run_is_compared_at_its_checkpoint(tiny_run, tmp_pat
     assert load_subject(str(tiny_run), num_random=0).start.missing == "it is no longer where it was"
 
 
-def test_weights_that_are_gone_cost_one_line_and_nothing_else(started_run, monkeypatch):
-    monkeypatch.setattr(suite, "PARTS", suite.PARTS[:3])
+def test_weights_that_are_gone_cost_one_line_and_nothing_else(started_run):
     run, weights = started_run
     shutil.rmtree(weights)
-    out = evaluate(str(run), None, None, SETTINGS)
+    out = evaluate(str(run), None, None, SETTINGS, parts=suite.PARTS[:3])
     report, text = json.loads((out / "report.json").read_text()), (out / "report.md").read_text()
     line = "Before and after: not measured. The run started from released; it is no longer where it was."
     assert text.count(line) == 2 and "starting weights" not in text  # in the verdict and in its own part

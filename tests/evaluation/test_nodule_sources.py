@@ -97,12 +97,11 @@ def test_a_diverged_backbone_is_refused_by_name_and_count(tiny_run, patches, tmp
     assert not (tmp_path / "out" / "report.json").exists()
 
 
-def test_one_class_and_few_patients_are_said_question_by_question(tiny_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "PARTS", suite.PARTS[:1])
+def test_one_class_and_few_patients_are_said_question_by_question(tiny_run, tmp_path):
     arrays = patch_arrays(num_patients=4)
     arrays["ratings_malignancy"][:] = 5
     data = write_patches(tmp_path / "few.npz", **arrays)
-    out = evaluate(str(tiny_run), str(data), str(tmp_path / "out"), SETTINGS)
+    out = evaluate(str(tiny_run), str(data), str(tmp_path / "out"), SETTINGS, parts=suite.PARTS[:1])
     probes = {probe["question"]: probe for probe in json.loads((out / "report.json").read_text())["probes"]}
     assert probes["malignancy A"]["not_measured"].startswith("label 1 has 8 nodules of 4 patients; at least 10")
     assert probes["texture"]["not_measured"].startswith("label 1 has 4 nodules of 2 patients")
