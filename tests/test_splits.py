@@ -23,7 +23,7 @@ from dinox_hf.evaluation import (
     splits,
 )
 from tests.data.built_set import noisy_series, series_rows, write_built_set
-from tests.data.patches import patch_arrays, write_patches
+from tests.data.patches import write_patches
 from tests.test_architecture import PACKAGE, ROOT
 
 WORDS = {"split", "splits", "fold", "folds", "half", "halves", "deal", "cohort", "holdout", "partition"}
@@ -144,11 +144,10 @@ def test_halves_by_nodule_are_refused(monkeypatch, tmp_path):
 
 
 def test_a_series_of_two_patients_that_fall_into_two_halves_is_refused(tmp_path):
-    arrays = patch_arrays()
-    series = np.where(np.arange(len(arrays["series_uid"])) < 20, "1.2.0", arrays["series_uid"])
-    patches = read_patches(write_patches(tmp_path / "patches.npz", series_uid=series))
+    patches = read_patches(write_patches(tmp_path / "patches.npz"))
+    series = np.where(np.arange(len(patches)) < 20, "1.2.0", patches.series_ids)
     with pytest.raises(ValueError, match=r"found series 1\.2\.0 in half_a and half_b"):
-        patch_set.build_patch_set(patches, tmp_path / "set")
+        patch_set.build_patch_set(dataclasses.replace(patches, series_ids=series), tmp_path / "set")
 
 
 @pytest.mark.parametrize("deal", ["cohort", "masks"])

@@ -48,8 +48,24 @@ def check_no_leak(
     _refuse_two_sides(sides[has_name], series[has_name], "series", of)
 
 
+def check_one_patient_a_series(
+    patient_ids: Sequence[str] | np.ndarray, series_ids: Sequence[str] | np.ndarray, of: str
+) -> None:
+    """Stop if a series belongs to two patients: folds by patient would part what is one patient under two names.
+
+    Args:
+        patient_ids: (n,) whose case it is.
+        series_ids: (n,) of which series; an empty name where nobody knows.
+        of: where the cases are from, for the error.
+
+    Raises:
+        ValueError: as `check_no_leak`.
+    """
+    check_no_leak(patient_ids, patient_ids, series_ids, f"any split by patient of {of}")
+
+
 def check_set(folder: str | Path) -> None:
-    """Stop if a built set has a patient or a series in two of its splits, whoever wrote the shards.
+    """Stop if a built set has a patient or a series in two of its splits, or a series of two patients anywhere.
 
     Slices, nodules and marks are read together: a patient's nodules in one split and slices in another are a leak too.
 
@@ -67,8 +83,10 @@ def check_set(folder: str | Path) -> None:
         tables.append(names.append_column("split", split))
     if tables:
         all_names = pa.concat_tables(tables)
-        columns = (pc.fill_null(all_names[name], "").to_pylist() for name in ("split", "patient_id", "series_id"))
-        check_no_leak(*columns, of=f"the set in {folder}")
+        names = ("split", "patient_id", "series_id")
+        splits, patients, series = (pc.fill_null(all_names[name], "").to_pylist() for name in names)
+        check_no_leak(splits, patients, series, f"the set in {folder}")
+        check_one_patient_a_series(patients, series, f"the set in {folder}")
 
 
 def _refuse_two_sides(sides: np.ndarray, names: np.ndarray, what: str, of: str) -> None:

@@ -68,7 +68,7 @@ def open_source(place: str | Path) -> NoduleSource:
     """
     place = Path(place)
     files = sorted(place.glob(f"*{PATCHES_SUFFIX}")) if place.is_dir() else []
-    if place.suffix == PATCHES_SUFFIX:
+    if place.suffix.lower() == PATCHES_SUFFIX:
         return PatchSource.read(place)
     if not files or (place / "slices").is_dir():
         return SetSource.open(place)

@@ -79,6 +79,12 @@ def test_a_leak_between_shards_on_disk_is_found(tmp_path, second, found):
             check_set(folder)
 
 
+def test_a_series_of_two_patients_in_one_split_is_found(tmp_path):
+    shards = {"train-00000-of-00002": rows_of("A", "1"), "train-00001-of-00002": rows_of("B", "1")}
+    with pytest.raises(ValueError, match=r"any split by patient of the set .*found series 1 in A and B"):
+        check_set(write_built_set(tmp_path / "set", shards))
+
+
 def test_nodules_in_another_split_than_their_slices_are_found(tmp_path):
     folder = write_built_set(tmp_path / "set", {"train-00000-of-00001": rows_of("A", "1")})
     nodules = write_built_set(tmp_path / "other", {"test-00000-of-00001": rows_of("A", "1")})

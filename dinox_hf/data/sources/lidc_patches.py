@@ -6,12 +6,15 @@ LIDC-IDRI, brought into one file with HU restored. Nothing in the file is unpick
 
 import dataclasses
 import hashlib
+import lzma
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..leaks import check_one_patient_a_series
 from ..schema import CHARACTERISTICS
 from ..volume import INT16_MIN, Volume
 
@@ -93,33 +96,42 @@ def read_patches(path: str | Path) -> NodulePatches:
         path: the file; its arrays are listed in docs/learning.md.
 
     Raises:
-        ValueError: if it is missing or no npz, holds pickled objects, lacks an array, or holds numbers that cannot be.
+        ValueError: if it is missing, damaged or no npz, holds pickled objects, lacks an array, holds numbers that
+            cannot be, or one patient under two names.
     """
     path = Path(path)
     names = ("hu", *_COLUMNS, *_RATINGS.values())
     arrays = _read_arrays(path, names)
     num = len(arrays["hu"])
-    _expect(path, arrays["hu"].ndim == 3 and arrays["hu"].dtype == np.int16, "hu", "(N, S, S) int16", arrays["hu"])
-    _expect(path, num > 0 and len({*arrays["hu"].shape[1:]}) == 1, "hu", "square patches, one or more", arrays["hu"])
+    is_stack = arrays["hu"].ndim == 3 and num > 0 and len({*arrays["hu"].shape[1:]}) == 1
+    _expect(path, is_stack, "hu", "square patches, one or more, (N, S, S)", arrays["hu"])
+    _expect(path, _is_whole_hu(arrays["hu"]), "hu", "whole HU that fit int16 above its smallest", arrays["hu"])
     for name in _COLUMNS:
         _expect(path, arrays[name].shape == (num,), name, f"({num},), one value a patch", arrays[name])
     for name in ("pixel_mm", "equiv_diameter_mm"):
-        is_length = np.issubdtype(arrays[name].dtype, np.floating) and np.isfinite(arrays[name]).all()
+        is_length = np.issubdtype(arrays[name].dtype, np.number) and np.isfinite(arrays[name]).all()
         _expect(path, is_length and (arrays[name] > 0).all(), name, "millimetres above 0", arrays[name])
-    _expect(path, np.isfinite(arrays["z_mm"]).all(), "z_mm", "finite millimetres", arrays["z_mm"])
+    is_position = np.issubdtype(arrays["z_mm"].dtype, np.number) and np.isfinite(arrays["z_mm"]).all()
+    _expect(path, is_position, "z_mm", "finite millimetres", arrays["z_mm"])
     unique = len(np.unique(arrays["nodule_id"])) == num
     _expect(path, unique, "nodule_id", "another one for each patch", arrays["nodule_id"])
-    _expect(path, arrays["hu"].min() > INT16_MIN, "hu", "HU above the smallest int16", arrays["hu"])
+    # Blanks around a name would make another patient of the same one.
+    patient_ids = np.char.strip(arrays["patient_id"].astype(str))
+    series_ids = np.char.strip(arrays["series_uid"].astype(str))
+    _expect(path, (patient_ids != "").all(), "patient_id", "a name for each patch", arrays["patient_id"])
     for name in _RATINGS.values():
         values = arrays[name]
         is_rating = values.shape == (num, MAX_READERS) and np.isin(values, range(7)).all()
         _expect(path, is_rating, name, f"({num}, {MAX_READERS}) ratings 1 to 6, 0 for none", values)
+    pixels_hu = arrays["hu"].astype(np.int16)
+    check_one_patient_a_series(patient_ids, series_ids, path.name)
+    _refuse_copies(path, pixels_hu, patient_ids)
     return NodulePatches(
-        pixels_hu=arrays["hu"],
+        pixels_hu=pixels_hu,
         pixel_mm=arrays["pixel_mm"].astype(np.float64),
         z_mm=arrays["z_mm"].astype(np.float64),
-        patient_ids=arrays["patient_id"].astype(str),
-        series_ids=arrays["series_uid"].astype(str),
+        patient_ids=patient_ids,
+        series_ids=series_ids,
         nodule_ids=arrays["nodule_id"].astype(str),
         diameter_mm=arrays["equiv_diameter_mm"].astype(np.float64),
         ratings={
@@ -147,11 +159,34 @@ def _read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             )
         try:
             return {name: file[name] for name in names}
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+            raise ValueError(
+                f"Expected a whole npz of nodule patches; found a damaged one at {path} ({error}). Copy it once more."
+            ) from error
         except ValueError as error:
             raise ValueError(
                 f"Expected plain arrays in {path}; found one that cannot be read as such ({error}). Pickled objects "
                 f"are refused, since reading them could run code: write the array with a plain number or text type."
             ) from error
+
+
+def _is_whole_hu(values: np.ndarray) -> bool:
+    """Whether the values are integers that int16 holds, whatever type they are stored in."""
+    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values) or not np.isfinite(values).all():
+        return False
+    return values.min() > INT16_MIN and values.max() < -INT16_MIN and bool((values == np.rint(values)).all())
+
+
+def _refuse_copies(path: Path, pixels_hu: np.ndarray, patient_ids: np.ndarray) -> None:
+    """Two patients with the same image are one patient under two names, even where the series has two as well."""
+    owners: dict[bytes, str] = {}
+    for patch, patient_id in zip(pixels_hu, patient_ids, strict=True):
+        owner = owners.setdefault(hashlib.sha256(patch.tobytes()).digest(), patient_id)
+        if owner != patient_id:
+            raise ValueError(
+                f"Expected no image of {path} under two patients; found the same patch of {owner} and {patient_id}. "
+                f"Give both the same patient_id, or leave one out: they would stand on both sides of a fold."
+            )
 
 
 def _expect(path: Path, is_met: bool, name: str, wanted: str, found: np.ndarray) -> None:
