@@ -76,8 +76,8 @@ def score_probe(labels: np.ndarray, scores: np.ndarray, resamples: np.ndarray) -
         resamples: (num_resamples, n) counts of `patient_resamples`.
     """
     positive, negative = scores[labels == 1], scores[labels == 0]
-    margin = positive[:, None] - negative[None, :]  # (positives, negatives, num_seeds)
-    beats = ((margin > 0) + 0.5 * (margin == 0)).mean(axis=2)
+    first, second = positive[:, None], negative[None]  # compared, not subtracted: two infinities tie
+    beats = ((first > second) + 0.5 * (first == second)).mean(axis=2)
     drawn_positive, drawn_negative = resamples[:, labels == 1], resamples[:, labels == 0]
     num_pairs = drawn_positive.sum(axis=1) * drawn_negative.sum(axis=1)
     wins = ((drawn_positive @ beats) * drawn_negative).sum(axis=1)

@@ -61,8 +61,8 @@ def pair_wins(labels: np.ndarray, scores: np.ndarray, strata: np.ndarray) -> tup
         )
     positive, negative = labels == 1, labels == 0
     pairs = strata[positive][:, None] == strata[negative][None]
-    margin = scores[positive][:, None] - scores[negative][None]  # (positives, negatives, S)
-    return ((margin > 0) + 0.5 * (margin == 0)).mean(axis=2) * pairs, pairs
+    first, second = scores[positive][:, None], scores[negative][None]  # compared, not subtracted: two infinities tie
+    return ((first > second) + 0.5 * (first == second)).mean(axis=2) * pairs, pairs
 
 
 def resampled_area(wins: np.ndarray, pairs: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from dinox_hf.metrics.auroc import auroc
 from dinox_hf.metrics.stratified_auroc import pair_wins, resampled_area, stratified_auroc
 
 
@@ -54,6 +55,11 @@ def test_several_scores_are_averaged_and_resampled_together():
     expected = [stratified_auroc(labels, scores, strata, row) for row in counts]
     wins, pairs = pair_wins(labels, scores[:, None], strata)
     np.testing.assert_allclose(resampled_area(wins, pairs, labels, counts), expected, atol=1e-12)
+
+
+def test_two_infinite_scores_tie():
+    labels, scores = np.array([1, 0, 1, 0]), np.array([np.inf, np.inf, -np.inf, -np.inf])
+    assert stratified_auroc(labels, scores, np.zeros(4)) == auroc(labels, scores) == 0.5
 
 
 def test_strata_of_one_class_each_are_refused():
