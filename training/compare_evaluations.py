@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from dinox_hf.console import run_command
-from dinox_hf.evaluation.comparison import comparison_markdown, comparison_record, draw_comparison
+from dinox_hf.evaluation.pages.comparison import comparison_markdown, comparison_record, draw_comparison
 
 
 def main() -> None:

@@ -22,12 +22,12 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from dinox_hf.console import run_command
-from dinox_hf.evaluation.features import Backbone
-from dinox_hf.evaluation.head_config import FinetuneConfig, class_weights, lr_share
-from dinox_hf.evaluation.head_scores import HEAD, control_scores, log_loss, result_lines, score_test
-from dinox_hf.evaluation.labelled_nodules import NoduleCrops, NoduleEpoch, deal_cohort
-from dinox_hf.evaluation.learning import read_run
-from dinox_hf.evaluation.nodules import ScanSet, read_nodules
+from dinox_hf.evaluation.backbones.features import Backbone
+from dinox_hf.evaluation.backbones.learning import read_run
+from dinox_hf.evaluation.cohorts.labelled_nodules import NoduleCrops, NoduleEpoch, deal_cohort
+from dinox_hf.evaluation.cohorts.nodules import ScanSet, read_nodules
+from dinox_hf.evaluation.heads.head_config import FinetuneConfig, class_weights, lr_share
+from dinox_hf.evaluation.heads.head_scores import HEAD, control_scores, log_loss, result_lines, score_test
 from dinox_hf.hub.head_check import check_in_clean_process
 from dinox_hf.hub.head_facts import base_facts, head_report
 from dinox_hf.hub.head_folder import FINISHED, HeadFolder

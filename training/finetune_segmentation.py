@@ -21,10 +21,12 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from dinox_hf.console import run_command
-from dinox_hf.evaluation.head_config import lr_share
-from dinox_hf.evaluation.labelled_nodules import NoduleCrops
-from dinox_hf.evaluation.learning import read_run
-from dinox_hf.evaluation.mask_scores import (
+from dinox_hf.evaluation.backbones.learning import read_run
+from dinox_hf.evaluation.cohorts.labelled_nodules import NoduleCrops
+from dinox_hf.evaluation.cohorts.nodule_masks import MaskEpoch, deal_masks
+from dinox_hf.evaluation.cohorts.nodules import ScanSet, read_nodules
+from dinox_hf.evaluation.heads.head_config import lr_share
+from dinox_hf.evaluation.heads.mask_scores import (
     Masks,
     case_rows,
     disc,
@@ -33,10 +35,8 @@ from dinox_hf.evaluation.mask_scores import (
     no_mask_interval,
     write_cases,
 )
-from dinox_hf.evaluation.nodule_masks import MaskEpoch, deal_masks
-from dinox_hf.evaluation.nodules import ScanSet, read_nodules
-from dinox_hf.evaluation.segmentation_config import SegmentationConfig
-from dinox_hf.evaluation.tables import interval_text
+from dinox_hf.evaluation.heads.segmentation_config import SegmentationConfig
+from dinox_hf.evaluation.pages.tables import interval_text
 from dinox_hf.hub.head_facts import base_facts
 from dinox_hf.hub.head_folder import FINISHED, HeadFolder
 from dinox_hf.hub.publish import made_whole

@@ -26,11 +26,11 @@ from dinox_hf.data.leaks import check_no_leak
 from dinox_hf.data.patch_set import build_patch_set
 from dinox_hf.data.slices import SliceSet
 from dinox_hf.data.sources.lidc_patches import HALVES, NodulePatches, read_patches
-from dinox_hf.evaluation.figures import draw_patch_probes
-from dinox_hf.evaluation.learning import read_metrics
-from dinox_hf.evaluation.patch_probe import GRAM, PLAIN, PatchProbeSettings
-from dinox_hf.evaluation.patch_report import markdown, verdict
-from dinox_hf.evaluation.patch_study import TrainedRun, measure, num_parts
+from dinox_hf.evaluation.backbones.learning import read_metrics
+from dinox_hf.evaluation.pages.figures import draw_patch_probes
+from dinox_hf.evaluation.study.patch_probe import GRAM, PLAIN, PatchProbeSettings
+from dinox_hf.evaluation.study.patch_report import markdown, verdict
+from dinox_hf.evaluation.study.patch_study import TrainedRun, measure, num_parts
 from dinox_hf.pretraining.checkpoint import latest_checkpoint
 from dinox_hf.pretraining.checkpoint_folders import step_of
 from dinox_hf.pretraining.config import PretrainConfig

@@ -12,9 +12,9 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from ..evaluation.before_after import before_after_line
-from ..evaluation.probe_part import cls_gain_line
-from ..evaluation.subject import EvaluationSettings
+from ..evaluation.backbones.subject import EvaluationSettings
+from ..evaluation.parts.probe_part import cls_gain_line
+from ..evaluation.probes.before_after import before_after_line
 from ..evaluation.suite import evaluate
 from ..evaluation.watch import LINES, watch_run
 from ..pretraining.checkpoint_folders import damage

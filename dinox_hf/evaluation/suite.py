@@ -26,22 +26,22 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .attention_part import ATTENTION
-from .bench import Bench
-from .collapse_part import COLLAPSE
-from .label_efficiency_part import LABEL_EFFICIENCY
-from .learning_part import LEARNING
-from .material import Material, gather
-from .neighbours_part import NEIGHBOURS
-from .nodule_sources import open_source
-from .part import Part
-from .patch_colours_part import PATCH_COLOURS
-from .pretraining_patients import seen_text
-from .probe_part import PROBES
-from .readers_part import READERS
-from .report import write_report
-from .segmentation_part import SEGMENTATION
-from .subject import EvaluationSettings, Subject, load_subject
+from .backbones.pretraining_patients import seen_text
+from .backbones.subject import EvaluationSettings, Subject, load_subject
+from .cohorts.material import Material, gather
+from .cohorts.nodule_sources import open_source
+from .pages.report import write_report
+from .parts.attention_part import ATTENTION
+from .parts.bench import Bench
+from .parts.collapse_part import COLLAPSE
+from .parts.label_efficiency_part import LABEL_EFFICIENCY
+from .parts.learning_part import LEARNING
+from .parts.neighbours_part import NEIGHBOURS
+from .parts.part import Part
+from .parts.patch_colours_part import PATCH_COLOURS
+from .parts.probe_part import PROBES
+from .parts.readers_part import READERS
+from .parts.segmentation_part import SEGMENTATION
 
 PARTS: tuple[Part, ...] = (
     *(PROBES, NEIGHBOURS, READERS, LABEL_EFFICIENCY),

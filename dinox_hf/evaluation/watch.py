@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..data.durable_files import write_text_whole
-from .learning import read_run
-from .nodule_sources import open_source
-from .subject import EvaluationSettings
+from .backbones.learning import read_run
+from .backbones.subject import EvaluationSettings
+from .cohorts.nodule_sources import open_source
+from .pages.watch_figure import draw_watch
 from .suite import LIGHT_PARTS, PARTS, evaluate
-from .watch_figure import draw_watch
 
 Record = dict[str, Any]
 LINES = "watch.jsonl"

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from ..evaluation.learning import read_metrics, read_run, sets_of
-from ..evaluation.lineage import Origin, Stage, first_weights, origin_name, stages_before
+from ..evaluation.backbones.learning import read_metrics, read_run, sets_of
+from ..evaluation.backbones.lineage import Origin, Stage, first_weights, origin_name, stages_before
 
 _METADATA_BLOCK = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 

@@ -1,7 +1,7 @@
 """What the model card says of the runs before the published one: how much they saw, and what they began with."""
 
-from ..evaluation.lineage import Stage, origin_name
-from ..evaluation.tables import table
+from ..evaluation.backbones.lineage import Stage, origin_name
+from ..evaluation.pages.tables import table
 from .card_facts import CardFacts
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..evaluation.head_scores import HEAD, no_interval_line
-from ..evaluation.tables import interval_text
+from ..evaluation.heads.head_scores import HEAD, no_interval_line
+from ..evaluation.pages.tables import interval_text
 from ..tasks.adapter_files import LOCAL_BASE
 from .card import NOT_MEASURED, template, validate_metadata
 from .head_facts import HUB_ID

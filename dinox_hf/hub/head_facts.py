@@ -10,9 +10,9 @@ import torch
 import transformers
 from torch import nn
 
-from ..evaluation.head_config import FinetuneConfig
-from ..evaluation.labelled_nodules import NoduleCrops
-from ..evaluation.learning import read_run
+from ..evaluation.backbones.learning import read_run
+from ..evaluation.cohorts.labelled_nodules import NoduleCrops
+from ..evaluation.heads.head_config import FinetuneConfig
 from ..model.configuration_dinov3_ct import Dinov3CTConfig
 from ..source_commit import source_commit
 from ..tasks.adaptation import AdaptationConfig

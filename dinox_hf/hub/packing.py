@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ..evaluation.learning import latest_checkpoint, read_run, sets_of
+from ..evaluation.backbones.learning import latest_checkpoint, read_run, sets_of
 from .base_release import is_base, stage_base
 from .card_checks import (
     refuse_invalid_card,

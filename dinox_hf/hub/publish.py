@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..evaluation.learning import latest_checkpoint
+from ..evaluation.backbones.learning import latest_checkpoint
 from .card import render_card
 from .card_facts import CardFacts, read_card_facts, report_of
 from .checks import refuse_unfit_to_publish

@@ -5,9 +5,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from ..evaluation.before_after import before_after_line
-from ..evaluation.probe_part import cls_gain_line
-from ..evaluation.probe_suite import BACKBONE, NO_POOLING, PIXELS, RANDOM, SIZE, questions
+from ..evaluation.parts.probe_part import cls_gain_line
+from ..evaluation.probes.before_after import before_after_line
+from ..evaluation.probes.probe_suite import BACKBONE, NO_POOLING, PIXELS, RANDOM, SIZE, questions
 
 
 def results_section(report: dict[str, Any]) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
-from ..evaluation.labelled_nodules import NoduleCrops
-from ..evaluation.segmentation_config import SegmentationConfig
-from ..evaluation.tables import interval_text, table
+from ..evaluation.cohorts.labelled_nodules import NoduleCrops
+from ..evaluation.heads.segmentation_config import SegmentationConfig
+from ..evaluation.pages.tables import interval_text, table
 from .card import template, validate_metadata
 from .head_facts import data_facts, lineage_facts, low_rank_words
 

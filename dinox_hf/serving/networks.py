@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.features import Backbone, random_backbone, random_twin
+from ..evaluation.backbones.features import Backbone, random_backbone, random_twin
 from .volume_features import open_backbone
 
 QUICKSTART = Path("outputs/quickstart/hub")

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.body_colours import body_colours, fit_body_colours
-from ..evaluation.features import Backbone
+from ..evaluation.backbones.features import Backbone
+from ..evaluation.maps.body_colours import body_colours, fit_body_colours
 from .patch_grid import PatchGrid, make_grid, tile_starts
 
 MOST_PATCHES = 4096  # of one forward pass: a whole slice of 512 pixels in patches of 8

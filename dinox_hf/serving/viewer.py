@@ -9,8 +9,8 @@ import numpy as np
 
 from ..data.slices import neighbour_indices
 from ..data.volume import Volume
-from ..evaluation.body_colours import ColourBasis, body_colours, fit_body_colours, in_body
-from ..evaluation.features import Backbone
+from ..evaluation.backbones.features import Backbone
+from ..evaluation.maps.body_colours import ColourBasis, body_colours, fit_body_colours, in_body
 from .slice_features import EncodingConfig, SliceFeatures, cosine_similarity, encode_slice
 
 PIXEL_MM = 0.8  # to which slices are resampled: close to the pixels of chest CT

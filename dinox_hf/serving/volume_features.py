@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.volume import Volume
-from ..evaluation.features import Backbone, load_backbone
-from ..evaluation.learning import latest_checkpoint, read_run
+from ..evaluation.backbones.features import Backbone, load_backbone
+from ..evaluation.backbones.learning import latest_checkpoint, read_run
 from .feature_store import SliceArray, read_record, write_record
 from .patch_grid import PatchGrid, make_grid
 from .scan_slices import ScanSlices, open_scan, refuse_outside, voxel_at

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.body_colours import body_colours, fit_body_colours, in_body
+from ..evaluation.maps.body_colours import body_colours, fit_body_colours, in_body
 from .nifti import nifti_slices
 from .slice_features import cosine_similarity
 from .volume_features import VolumeFeatures

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ..evaluation.figure_style import LUNG_WINDOW, ORANGE, PRINT_WIDTH, bare, save, style
+from ..evaluation.pages.figure_style import LUNG_WINDOW, ORANGE, PRINT_WIDTH, bare, save, style
 from ..model.image_processing_dinov3_ct import window_hu
 from .scan_slices import ScanSlices
 from .volume_features import VolumeFeatures

@@ -4,9 +4,11 @@ import re
 import numpy as np
 import pytest
 
-from dinox_hf.evaluation import bench, features, figure_style
-from dinox_hf.evaluation.shuffled_control import shuffled_line
-from dinox_hf.evaluation.subject import EvaluationSettings, load_subject
+from dinox_hf.evaluation.backbones import features
+from dinox_hf.evaluation.backbones.subject import EvaluationSettings, load_subject
+from dinox_hf.evaluation.pages import figure_style
+from dinox_hf.evaluation.parts import bench
+from dinox_hf.evaluation.probes.shuffled_control import shuffled_line
 from dinox_hf.evaluation.suite import evaluate
 from dinox_hf.model.configuration_dinov3_ct import Dinov3CTConfig
 from dinox_hf.model.modeling_dinov3_ct import Dinov3CTModel

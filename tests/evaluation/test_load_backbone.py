@@ -13,8 +13,14 @@ from transformers import (
     DINOv3ViTModel,
 )
 
-from dinox_hf.evaluation.features import attention_maps, load_backbone, patch_tokens, pooled_features, random_twin
-from dinox_hf.evaluation.subject import load_subject
+from dinox_hf.evaluation.backbones.features import (
+    attention_maps,
+    load_backbone,
+    patch_tokens,
+    pooled_features,
+    random_twin,
+)
+from dinox_hf.evaluation.backbones.subject import load_subject
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 STOCK = {

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from dinox_hf.evaluation import watch
-from dinox_hf.evaluation.subject import EvaluationSettings
+from dinox_hf.evaluation.backbones.subject import EvaluationSettings
 from dinox_hf.evaluation.watch import LINES, Watch, read_lines, watch_run
 from dinox_hf.pretraining.checkpoint_folders import damage, seal
 

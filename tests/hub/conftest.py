@@ -10,9 +10,9 @@ import yaml
 from PIL import Image
 
 from dinox_hf.data.sources.lidc_idri import collection_of
-from dinox_hf.evaluation.learning import learning_criteria, learning_facts
-from dinox_hf.evaluation.linear_probe import ProbeScore
-from dinox_hf.evaluation.probe_suite import (
+from dinox_hf.evaluation.backbones.learning import learning_criteria, learning_facts
+from dinox_hf.evaluation.probes.linear_probe import ProbeScore
+from dinox_hf.evaluation.probes.probe_suite import (
     BACKBONE,
     BOTH_SIZE,
     NO_POOLING,

@@ -5,8 +5,8 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from dinox_hf.evaluation.learning import latest_checkpoint
-from dinox_hf.evaluation.probe_suite import questions
+from dinox_hf.evaluation.backbones.learning import latest_checkpoint
+from dinox_hf.evaluation.probes.probe_suite import questions
 from dinox_hf.hub.card import render_card, validate_metadata
 from dinox_hf.hub.card_facts import (
     CardFacts,

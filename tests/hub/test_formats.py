@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from dinox_hf import Dinov3CTConfig, Dinov3CTModel
-from dinox_hf.evaluation.learning import latest_checkpoint
+from dinox_hf.evaluation.backbones.learning import latest_checkpoint
 from dinox_hf.hub.formats import FORMATS, export_as
 from dinox_hf.hub.onnx_graph import probe_images
 from dinox_hf.hub.state_files import meta_state

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dinox_hf.evaluation.learning import latest_checkpoint
+from dinox_hf.evaluation.backbones.learning import latest_checkpoint
 from dinox_hf.hub.clean_process import run_in_clean_process
 from dinox_hf.hub.export import Answer, compare_in_clean_process
 from dinox_hf.hub.publish import made_whole, publish_run, refuse_foreign_folder, refuse_other_tokens

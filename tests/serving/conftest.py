@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dinox_hf.data.volume import Volume
-from dinox_hf.evaluation.features import Backbone
+from dinox_hf.evaluation.backbones.features import Backbone
 from dinox_hf.model.configuration_dinov3_ct import Dinov3CTConfig
 from dinox_hf.model.image_processing_dinov3_ct import Dinov3CTImageProcessor
 from dinox_hf.model.modeling_dinov3_ct import Dinov3CTModel

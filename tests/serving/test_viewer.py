@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dinox_hf.data.sources.phantom import phantom_volume
-from dinox_hf.evaluation.features import random_twin
+from dinox_hf.evaluation.backbones.features import random_twin
 from dinox_hf.serving.networks import QUICKSTART, load_networks
 from dinox_hf.serving.pictures import heat_picture, slice_picture
 from dinox_hf.serving.scene import Display, position_text, scene

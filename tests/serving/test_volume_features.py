@@ -8,7 +8,7 @@ import yaml
 
 import dinox_hf
 import training.encode_volume as script
-from dinox_hf.evaluation.features import load_backbone
+from dinox_hf.evaluation.backbones.features import load_backbone
 from dinox_hf.serving import volume_features
 from dinox_hf.serving.scan_slices import open_scan
 from dinox_hf.serving.slice_features import encode_slice

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
 import training.finetune_classification as script
-from dinox_hf.evaluation.head_config import FinetuneConfig
-from dinox_hf.evaluation.head_scores import result_lines
+from dinox_hf.evaluation.heads.head_config import FinetuneConfig
+from dinox_hf.evaluation.heads.head_scores import result_lines
 from dinox_hf.hub.card_facts import metadata_of
 from dinox_hf.hub.head_folder import can_serve_as_base
 from dinox_hf.pretraining.config_file import load_config

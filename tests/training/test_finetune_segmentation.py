@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import training.finetune_segmentation as script
-from dinox_hf.evaluation.mask_scores import disc, mask_table, no_mask_interval
-from dinox_hf.evaluation.nodule_masks import MaskCohortConfig, deal_masks
-from dinox_hf.evaluation.nodules import read_nodules
+from dinox_hf.evaluation.cohorts.nodule_masks import MaskCohortConfig, deal_masks
+from dinox_hf.evaluation.cohorts.nodules import read_nodules
+from dinox_hf.evaluation.heads.mask_scores import disc, mask_table, no_mask_interval
 from dinox_hf.hub.card_facts import metadata_of
 from dinox_hf.hub.segmenter_card import write_segmenter_report
 from dinox_hf.tasks.segmentation import load_segmenter

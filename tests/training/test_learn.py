@@ -5,7 +5,7 @@ import pytest
 
 import training.learn as script
 from dinox_hf.data.sources.lidc_patches import read_patches
-from dinox_hf.evaluation.patch_probe import GRAM, PLAIN
+from dinox_hf.evaluation.study.patch_probe import GRAM, PLAIN
 from dinox_hf.pretraining.config_file import flat, to_dict
 from dinox_hf.pretraining.schedules import Schedule
 from tests.data.built_set import noisy_series, series_rows, write_built_set

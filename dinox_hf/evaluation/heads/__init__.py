@@ -1,0 +1,1 @@
+"""Configuration and scores of trained heads."""

@@ -1,0 +1,1 @@
+"""Questions with an answer per place: attention, likeness and components against outlines."""

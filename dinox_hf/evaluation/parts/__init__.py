@@ -1,0 +1,1 @@
+"""The parts of an evaluation, one file each, and what they share."""
