@@ -146,8 +146,8 @@ def _load_hint(report: dict[str, Any], repo: str) -> str:
     base = report["base"]["path"]
     if report["mode"] != "full" and base == LOCAL_BASE:
         return (
-            f"This folder holds what was trained. Its base is the folder `{LOCAL_BASE}` beside it: move both "
-            f"together. The snippets run inside this folder; elsewhere, take the second one with both paths. "
+            f"This folder holds what was trained, and links to its base, the folder `{LOCAL_BASE}` beside it: move "
+            f"both together, links as links. The snippets run inside this folder; elsewhere, write its path for `.`. "
             f"For the Hub, upload the base and train with its name there as `--base_id`."
         )
     here = "The snippets run inside this folder; elsewhere, write its path for `.`." if repo == "." else ""

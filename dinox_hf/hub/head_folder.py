@@ -103,6 +103,8 @@ class HeadFolder:
         with made_whole(self.head.resolve()) as folder:
             if isinstance(model, PeftModel):
                 save_adapter(model, folder, self.base)
+                if self.base == LOCAL_BASE:
+                    _link_base(folder, self.output / "base")
             else:
                 model.save_pretrained(folder)
                 _add_code(folder, model.config, processor)
@@ -114,6 +116,15 @@ class HeadFolder:
             report["base"]["path"] = base_id
             set_in_json(self.head / "adapter_config.json", base_model_name_or_path=base_id)
         _write_report(self.head, report)
+
+
+def _link_base(folder: Path, base: Path) -> None:
+    """Let the files of the base stand beside the adapter too, as links.
+
+    transformers looks for `../base` from the current folder, unless a whole model lies beside the adapter.
+    """
+    for file in base.iterdir():
+        (folder / file.name).symlink_to(f"{LOCAL_BASE}/{file.name}")
 
 
 def refuse_finished(output: Path) -> None:

@@ -48,7 +48,8 @@ def stage_head(output: Path, repo: str, folder: Path, base: str | None) -> tuple
             f"hf upload OWNER/NAME {output} --exclude='*cases.csv'."
         )
     for path in sorted(head.iterdir()):
-        if path.is_file() and path.name not in _STAYS_HERE and not path.name.startswith("."):
+        is_of_the_head = path.is_file() and not path.is_symlink()  # links lead to the base
+        if is_of_the_head and path.name not in _STAYS_HERE and not path.name.startswith("."):
             shutil.copyfile(path, folder / path.name)
     if (folder / "adapter_config.json").is_file():
         name = base or report["base"]["path"]

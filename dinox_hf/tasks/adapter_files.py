@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..model.modeling_dinov3_ct import Dinov3CTPreTrainedModel
 from .adaptation import HEAD_MODULES
 
-# What an adapter names where its base lies beside it: read from inside the adapter's folder, wherever both are moved.
+# What an adapter names where its base lies beside it, wherever both are moved.
 LOCAL_BASE = "../base"
 _MAGNITUDE = "lora_magnitude_vector"
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,7 +63,9 @@ def test_a_stranger_gets_the_logits_in_every_way_that_the_card_shows(finished):
 
 
 def test_an_adapter_is_two_files_without_pickle_a_card_and_a_report(finished):
-    names = {path.name for path in finished.iterdir()}
+    names = {path.name for path in finished.iterdir() if not path.is_symlink()}
+    links = {path.name: path.readlink() for path in finished.iterdir() if path.is_symlink()}
+    assert links == {path.name: Path("../base") / path.name for path in (finished.parent / "base").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "README.md", "report.json"}
     assert {name.split(".")[2] for name in load_file(finished / "adapter_model.safetensors")} >= {
         "classifier",
@@ -96,11 +99,15 @@ def test_so_few_patients_carry_no_interval_anywhere(finished):
 
 
 def test_a_moved_output_loads_as_its_card_shows_and_names_no_path_of_the_machine(finished, tmp_path, monkeypatch):
-    moved = shutil.copytree(finished.parent, tmp_path / "moved")
+    moved = shutil.copytree(finished.parent, tmp_path / "moved", symlinks=True)
     pixels = torch.randn(2, 3, 24, 24)
     with torch.no_grad():
         monkeypatch.chdir(finished)
         expected = AutoModelForImageClassification.from_pretrained(".", trust_remote_code=True).eval()(pixels).logits
+        monkeypatch.chdir(tmp_path)  # from anywhere, by its path
+        far = AutoModelForImageClassification.from_pretrained(finished, trust_remote_code=True).eval()(pixels).logits
+        base = AutoModelForImageClassification.from_pretrained(finished.parent / "base", trust_remote_code=True)
+        assert torch.equal(far, expected) and not torch.allclose(base.eval()(pixels).logits, expected)
         monkeypatch.chdir(moved / "adapter")
         # The adapter must find the base that moved with it: another one would answer otherwise.
         weights = load_file("../base/model.safetensors")
