@@ -223,6 +223,8 @@ def main() -> None:
     page.queue(max_size=64, api_open=False).launch(
         server_port=args.port,
         share=False,
+        quiet=True,  # its greeting offers a public link
+        prevent_thread_lock=True,
         max_file_size=f"{limits.upload_mb}mb",
         state_session_capacity=8,
         enable_monitoring=False,
@@ -234,6 +236,8 @@ def main() -> None:
         # The page is dark whatever the browser prefers: images are read in a dark room.
         js="() => document.body.classList.add('dark')",
     )
+    print(f"http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":
