@@ -65,6 +65,15 @@ def test_released_weights_bring_their_licence_through_every_stage(facts):
     assert "outputs/gram" not in card
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("LIDC-IDRI", "GE (670), Siemens (205)"), ("Lungs of our clinic", "records neither scanners nor")],
+)
+def test_the_card_tells_whom_the_training_images_show_as_far_as_is_known(facts, name, told):
+    real = dataclasses.replace(facts, dataset={**(facts.dataset or {}), "pretty_name": name, "tags": []})
+    assert told in section(render_card(real), "Training data")
+
+
 STAGE_1 = {
     "from_run": "/scratch/jane/pretrain",
     "step": 100,
