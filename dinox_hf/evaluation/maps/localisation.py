@@ -1,6 +1,7 @@
 """Localisation of nodules by maps on the patch grid: what is chosen on some patients is scored on others."""
 
 from dataclasses import fields
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ..probes.linear_probe import interval
 
 DIAMETER_BINS_MM = ((0, 6), (6, 10), (10, 14), (14, float("inf")))
 _SCORES = [field.name for field in fields(LocalisationScores)]
+Scores = TypeVar("Scores")
 _CENTRE_PRIOR_SIGMA = 0.25  # of the side of the field
 
 
@@ -94,9 +96,10 @@ def score_signed(maps: np.ndarray, masks: np.ndarray) -> LocalisationScores:
     return score_maps(upsampled(non_negative(maps), masks.shape[-1]), masks)
 
 
-def average(scores: list[LocalisationScores]) -> LocalisationScores:
-    """Nodule by nodule, the mean over several networks."""
-    return LocalisationScores(*(np.mean([getattr(one, name) for one in scores], axis=0) for name in _SCORES))
+def average(scores: list[Scores]) -> Scores:
+    """Nodule by nodule, the mean over several networks; of any dataclass of (N,) arrays."""
+    kind = type(scores[0])
+    return kind(*(np.mean([getattr(one, field.name) for one in scores], axis=0) for field in fields(kind)))
 
 
 def summarise(scores: LocalisationScores, patient_ids: np.ndarray, rows: np.ndarray | None = None) -> dict[str, float]:

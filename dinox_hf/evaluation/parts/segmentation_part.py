@@ -7,13 +7,12 @@ import numpy as np
 from ..backbones.features import Backbone, cached, patch_tokens
 from ..cohorts.splits import patient_resamples
 from ..maps.attention import DOUBLED, NATIVE
-from ..maps.localisation import DIAMETER_BINS_MM, patch_masks, shifts_off_centre
+from ..maps.localisation import DIAMETER_BINS_MM, average, patch_masks, shifts_off_centre
 from ..pages.tables import interval_text, table
 from ..probes.linear_probe import interval
 from ..probes.probe_suite import BACKBONE, RANDOM, START
 from ..probes.segmentation_probe import (
     PatchScores,
-    mean_scores,
     patient_deal,
     predict_patches,
     raw_patches,
@@ -73,7 +72,7 @@ def _scores_in(
     scores = {BACKBONE: of_network(subject.backbone)}
     if bench.start:
         scores[START] = of_network(bench.start)
-    scores[RANDOM] = mean_scores([of_network(twin) for twin in subject.twins])
+    scores[RANDOM] = average([of_network(twin) for twin in subject.twins])
     scores[PIXELS] = score_patches(*predict_patches(pixels, truth, folds), truth)
     return scores
 

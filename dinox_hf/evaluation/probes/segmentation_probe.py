@@ -134,12 +134,6 @@ def best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
     return float(scores[order][np.argmax(2 * common / (num_called + truth.sum()))])
 
 
-def mean_scores(scores: list[PatchScores]) -> PatchScores:
-    """Nodule by nodule, the mean over several networks."""
-    names = [field.name for field in fields(PatchScores)]
-    return PatchScores(*(np.mean([getattr(one, name) for one in scores], axis=0) for name in names))
-
-
 def score_record(scores: PatchScores, patient_ids: np.ndarray, rows: np.ndarray | None = None) -> dict[str, Any]:
     """Means over nodules with 95 % intervals by patient, as plain numbers.
 
