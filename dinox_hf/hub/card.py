@@ -173,7 +173,7 @@ def _training_data(facts: CardFacts) -> str:
     rows = [("Data set", facts.dataset_name), ("Split", facts.run["data"].get("split"))]
     rows += [("Slices", lineage.get("data_num_slices")), ("Fingerprint", lineage.get("data_fingerprint"))]
     known = "" if facts.dataset else "\n\nThe data set's own card was not at hand: origin and licence are not known."
-    return f"{_table(rows)}\n\n{_population(facts)}{known}"
+    return f"{facts_table(rows)}\n\n{_population(facts)}{known}"
 
 
 def _population(facts: CardFacts) -> str:
@@ -200,7 +200,7 @@ def _training(facts: CardFacts) -> str:
     crops, lora = run["crops"], run.get("lora")
     # With stages before it, this run's own numbers are told apart from their total.
     here = f" in stage {len(facts.stages_before) + 1}" if facts.stages_before else ""
-    own = _table(
+    own = facts_table(
         [
             ("Objective", "DINO + iBOT + KoLeo" + (f" + Gram anchoring from step {gram_start}" if has_gram else "")),
             ("Weights", "teacher (moving average of the student)"),
@@ -219,7 +219,7 @@ def _training(facts: CardFacts) -> str:
 
 def _lineage(facts: CardFacts) -> str:
     lineage = facts.run.get("lineage", {})
-    return _table(
+    return facts_table(
         [
             ("Run", facts.config["dinox_run"]),
             ("dinox_hf commit", lineage.get("dinox_hf_commit")),
@@ -258,7 +258,8 @@ def _licence_metadata(facts: CardFacts) -> dict[str, str]:
     return {"license": "other", "license_name": licence or "unknown", **link, **base}
 
 
-def _table(rows: list[tuple[str, Any]]) -> str:
+def facts_table(rows: list[tuple[str, Any]]) -> str:
+    """A table of two columns without names; what is None is left out."""
     known = [f"| {name} | {value} |" for name, value in rows if value is not None]
     return "\n".join(["| | |", "|---|---|", *known])
 

@@ -9,7 +9,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..evaluation.heads.head_scores import HEAD, no_interval_line
 from ..evaluation.pages.tables import interval_text
 from ..tasks.adapter_files import LOCAL_BASE
-from .card import NOT_MEASURED, template, validate_metadata
+from .card import NOT_MEASURED, facts_table, template, validate_metadata
+from .head_card_words import CHANNELS, licence_and_tags, licences, notice, spacing_argument
 from .head_facts import HUB_ID
 
 _MODES = {
@@ -56,7 +57,7 @@ def render_head_card(report: dict[str, Any], repo: str = ".") -> str:
         "summary": f"Is a lung nodule on CT suspicious? {_sentence(_MODES[report['mode']])}, trained on "
         f"{report['data']['parts']['train']['nodules']} nodules of {report['data']['parts']['train']['patients']} "
         f"patients, on top of {base['name']}.",
-        "notice": _notice(report),
+        "notice": notice(report),
         "repo": repo,
         "load_hint": _load_hint(report, repo),
         "peft_snippet": _PEFT_SNIPPET.replace("$base", base["path"]).replace("$repo", repo) if is_adapter else "",
@@ -64,20 +65,15 @@ def render_head_card(report: dict[str, Any], repo: str = ".") -> str:
         "shape_words": "images, channels, rows, columns"
         if slices == 1
         else f"lesions, slices {report['head']['slice_step_mm']:g} mm apart, channels, rows, columns",
-        "spacing": f", spacing_mm=torch.full((1, 2), {report['field_mm'] / report['size_px']:g})"
-        if report["is_metric"]
-        else "",
+        "spacing": spacing_argument(report),
         "positive": report["classes"][1],
         "field_mm": f"{report['field_mm']:g}",
         "size_px": report["size_px"],
-        "channels_words": {
-            "windows": " (one slice through three windows)",
-            "neighbours": " (three neighbouring slices through one window)",
-        }[report["channels"]],
+        "channels_words": CHANNELS[report["channels"]],
         "rule": report["rule"],
         "training": _training(report),
         "results": _results(report),
-        "lineage": _table([(key, value) for key, value in report["lineage"].items()]),
+        "lineage": facts_table(list(report["lineage"].items())),
         "licence": _licence(report),
     }
     text = re.sub(r"\n{3,}", "\n\n", Template(template("adapter.md")).substitute(words))
@@ -87,21 +83,12 @@ def render_head_card(report: dict[str, Any], repo: str = ".") -> str:
 
 def _metadata(report: dict[str, Any], name: str) -> ModelCardData:
     results = _eval_results(report)
-    licence = report["base"]["licence"]
-    is_ours = licence is not None and licence.lower().startswith("gpl-3.0")
     base_id = {"base_model": report["base"]["path"]} if HUB_ID.fullmatch(report["base"]["path"]) else {}
     return ModelCardData(
-        **({"license": "gpl-3.0"} if is_ours else {"license": "other", "license_name": licence or "unknown"}),
+        **licence_and_tags(report),
         **base_id,
         library_name="transformers" if report["mode"] == "full" else "peft",
         pipeline_tag="image-classification",
-        tags=[
-            "dinov3",
-            "medical",
-            "ct",
-            "lung-nodule",
-            *(["synthetic-data"] if report["data"]["is_synthetic"] else []),
-        ],
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -131,17 +118,6 @@ def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
     return results
 
 
-def _notice(report: dict[str, Any]) -> str:
-    lines = ["> **Research use only.** Not for diagnosis; not a medical device."]
-    if report["data"]["is_synthetic"]:
-        lines += [
-            ">",
-            "> **Trained on synthetic data.** The scans were simulated by a computer program. This head shows that "
-            "the software works; it is of no use for patients.",
-        ]
-    return "\n".join(lines)
-
-
 def _load_hint(report: dict[str, Any], repo: str) -> str:
     base = report["base"]["path"]
     if report["mode"] != "full" and base == LOCAL_BASE:
@@ -169,7 +145,7 @@ def _training(report: dict[str, Any]) -> str:
     kind = f"{head['pooling']} of the tokens" + (
         f", {head['slices']} slices pooled by attention" if head["slices"] > 1 else ", one slice"
     )
-    return _table(
+    return facts_table(
         [
             ("Data set", report["data"]["name"]),
             *counted,
@@ -210,23 +186,15 @@ def _results(report: dict[str, Any]) -> str:
 
 
 def _licence(report: dict[str, Any]) -> str:
-    base = report["base"]
-    terms = f"licence `{base['licence']}`" if base["licence"] else "licence, which is not known here"
-    data = report["data"]["licence"]
-    told = f"The training data are under {data}." if data else "The data's licence is not known."
+    terms, told = licences(report)
     return (
-        f"This head works only with the weights of {base['name']} and is derived from them: it stays under their "
-        f"{terms}. {told}"
+        f"This head works only with the weights of {report['base']['name']} and is derived from them: it stays "
+        f"under their {terms}. {told}"
     )
 
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-def _table(rows: list[tuple[str, Any]]) -> str:
-    known = [f"| {name} | {value} |" for name, value in rows if value is not None]
-    return "\n".join(["| | |", "|---|---|", *known])
 
 
 def _with_interval(value: float, interval: list[float] | None) -> str:

@@ -15,15 +15,12 @@ from torch import nn
 from ..evaluation.cohorts.labelled_nodules import NoduleCrops
 from ..evaluation.heads.segmentation_config import SegmentationConfig
 from ..evaluation.pages.tables import interval_text, table
-from .card import template, validate_metadata
+from .card import facts_table, template, validate_metadata
+from .head_card_words import CHANNELS, licence_and_tags, licences, notice, spacing_argument
 from .head_facts import data_facts, lineage_facts, low_rank_words
 
 _DECODERS = {"linear": "one linear layer", "conv": "three convolutions (256, 128, classes)"}
 _MODES = {"frozen": "on the frozen backbone", "lora": "with LoRA beneath", "dora": "with DoRA beneath"}
-_CHANNELS = {
-    "windows": " (one slice through three windows)",
-    "neighbours": " (three neighbouring slices through one window)",
-}
 
 
 def segmenter_report(
@@ -80,17 +77,15 @@ def render_segmenter_card(report: dict[str, Any]) -> str:
         "summary": f"Where in a square of CT is the lung nodule? A decoder on patch tokens, "
         f"{_DECODERS[report['decoder']]}, {_MODES[report['mode']]}, trained on {train['nodules']} nodules of "
         f"{train['patients']} patients, on top of {base['name']}.",
-        "notice": _notice(data["is_synthetic"]),
+        "notice": notice(report),
         "size_px": report["size_px"],
         "field_mm": f"{report['field_mm']:g}",
         "shift_mm": f"{report['shift_mm']:g}",
-        "spacing": f", spacing_mm=torch.full((1, 2), {report['field_mm'] / report['size_px']:g})"
-        if report["is_metric"]
-        else "",
-        "channels_words": _CHANNELS[report["channels"]],
+        "spacing": spacing_argument(report),
+        "channels_words": CHANNELS[report["channels"]],
         "training": _training(report),
         "results": _results(report),
-        "lineage": _facts(report["lineage"]),
+        "lineage": facts_table(list(report["lineage"].items())),
         "licence": _licence(report),
     }
     text = re.sub(r"\n{3,}", "\n\n", Template(template("segmenter.md")).substitute(words))
@@ -99,20 +94,11 @@ def render_segmenter_card(report: dict[str, Any]) -> str:
 
 
 def _metadata(report: dict[str, Any], name: str) -> ModelCardData:
-    licence = report["base"]["licence"]
-    is_ours = licence is not None and licence.lower().startswith("gpl-3.0")
     results = _eval_results(report)
     return ModelCardData(
-        **({"license": "gpl-3.0"} if is_ours else {"license": "other", "license_name": licence or "unknown"}),
+        **licence_and_tags(report),
         library_name="peft",
         pipeline_tag="image-segmentation",
-        tags=[
-            "dinov3",
-            "medical",
-            "ct",
-            "lung-nodule",
-            *(["synthetic-data"] if report["data"]["is_synthetic"] else []),
-        ],
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -141,34 +127,23 @@ def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _notice(is_synthetic: bool) -> str:
-    lines = ["> **Research use only.** Not for diagnosis; not a medical device."]
-    if is_synthetic:
-        lines += [
-            ">",
-            "> **Trained on synthetic data.** The scans were simulated by a computer program. This head shows that "
-            "the software works; it is of no use for patients.",
-        ]
-    return "\n".join(lines)
-
-
 def _training(report: dict[str, Any]) -> str:
-    parts = {
-        f"{part.capitalize()} part": f"{count['nodules']} nodules of {count['patients']} patients"
+    parts = [
+        (f"{part.capitalize()} part", f"{count['nodules']} nodules of {count['patients']} patients")
         for part, count in report["data"]["parts"].items()
-    }
+    ]
     best = report["best"]
-    return _facts(
-        {"Data set": report["data"]["name"]}
-        | parts
-        | {
-            "Head": _DECODERS[report["decoder"]],
-            "Trained": f"{_MODES[report['mode']]}: {report['trained_parameters']:,} parameters",
-            "Low-rank updates": report["low_rank"],
-            "Loss": "0.4 cross-entropy + 0.6 Dice",
-            "Best epoch": best.get("epoch"),
-            "Validation Dice": best and f"{best['validation_dice']:.3f}, by which the epoch was chosen: no result",
-        }
+    return facts_table(
+        [
+            ("Data set", report["data"]["name"]),
+            *parts,
+            ("Head", _DECODERS[report["decoder"]]),
+            ("Trained", f"{_MODES[report['mode']]}: {report['trained_parameters']:,} parameters"),
+            ("Low-rank updates", report["low_rank"]),
+            ("Loss", "0.4 cross-entropy + 0.6 Dice"),
+            ("Best epoch", best.get("epoch")),
+            ("Validation Dice", best and f"{best['validation_dice']:.3f}, by which the epoch was chosen: no result"),
+        ]
     )
 
 
@@ -192,11 +167,5 @@ def _results(report: dict[str, Any]) -> str:
 
 
 def _licence(report: dict[str, Any]) -> str:
-    base, data = report["base"], report["data"]["licence"]
-    terms = f"licence `{base['licence']}`" if base["licence"] else "licence, which is not known here"
-    told = f"The training data are under {data}." if data else "The data's licence is not known."
-    return f"This head is derived from the weights of {base['name']} and stays under their {terms}. {told}"
-
-
-def _facts(facts: dict[str, Any]) -> str:
-    return table(["", ""], [[name, str(value)] for name, value in facts.items() if value is not None])
+    terms, told = licences(report)
+    return f"This head is derived from the weights of {report['base']['name']} and stays under their {terms}. {told}"
